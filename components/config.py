@@ -1,0 +1,42 @@
+"""What every configuration record shares: frozen, typed, and a refusal that says what to do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message says what would."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of the families' configurations.
+
+    A plain dataclass, so that a GPU box needs no pydantic; where pydantic reads YAML into it, the attribute below
+    makes it refuse unknown keys.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    vocab_size: int = 512
+    """Entries of the tokenizer, specials included; training sets it from the tokenizer it made."""
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The smallest that still learns; what the tests build."""
+        return cls()
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The configuration called `tiny`, `small` or `paper`."""
+        known = [preset for preset in ("tiny", "small", "paper") if hasattr(cls, preset)]
+        if name not in known:
+            raise ConfigError(f'{cls.__name__} has no preset "{name}"; it has {", ".join(known)}.')
+        made: Self = getattr(cls, name)()
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; `Config(**saved)` makes it again."""
+        return asdict(self)
