@@ -1,0 +1,123 @@
+"""Captions ability -> written captions on disk -> caption metrics, with their baselines and the blind control."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from components.catalog import DECODERS
+from components.data.atomic import write_text
+from components.data.batches import SplitImages
+from components.evaluation.controls import nearest_pixels, shuffled
+from components.evaluation.plan import EvaluationPlan
+from components.evaluation.subject import Subject
+from components.metrics import bleu, cider, exact_match, rouge
+from components.metrics.tokenise import tokenise
+from components.records import Captions, Checkpoint
+
+BATCH = 64
+
+
+def captions_key(
+    checkpoint: Checkpoint, shards_digest: str, split: str, plan: EvaluationPlan
+) -> str:
+    """What names stored captions: the weights, the data and how words were chosen."""
+    parts = [checkpoint.digest, shards_digest, split, json.dumps(plan.decoding(), sort_keys=True)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def write_captions(
+    subject: Subject,
+    path: Path,
+    key: str,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Captions:
+    """One JSON line an image, `{"id", "caption"}`, written whole or not at all; kept if it is there."""
+    rows = subject.images.rows
+    if not path.exists():
+        lines = []
+        for start in range(0, len(rows), BATCH):
+            block = rows[start : start + BATCH]
+            for row, caption in zip(block, _decode(subject, start), strict=True):
+                line = {"id": row.sample.id, "caption": caption}
+                lines.append(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
+            on_progress(min(start + BATCH, len(rows)), len(rows))
+        write_text(path, "".join(lines))
+    return Captions(path=path, key=key, count=len(rows))
+
+
+@torch.inference_mode()
+def _decode(subject: Subject, start: int) -> list[str]:
+    tokenizer, plan = subject.tokenizer, subject.plan
+    options = {"beams": plan.beams} if plan.decoder == "beam" else {}
+    written = DECODERS[plan.decoder](
+        subject.model,
+        subject.images.pixels_NCHW[start : start + BATCH],
+        eos_id=tokenizer.eos_id,
+        max_tokens=plan.max_tokens,
+        **options,
+    )
+    return [tokenizer.decode(ids) for ids in written]
+
+
+def read_captions(captions: Captions, images: SplitImages) -> list[str]:
+    """The stored captions in the split's order.
+
+    Raises ValueError if the file does not hold exactly the split's images.
+    """
+    lines = [json.loads(line) for line in captions.path.read_text().splitlines()]
+    ids = [row.sample.id for row in images.rows]
+    if [line["id"] for line in lines] != ids:
+        raise ValueError(
+            f"{captions.path} holds captions of other images than the split; delete it and evaluate again."
+        )
+    return [line["caption"] for line in lines]
+
+
+def score_captions(
+    candidates: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Every caption metric of the platform over a split, document frequencies from its own references."""
+    words = [tokenise(caption) for caption in candidates]
+    reference_words = [[tokenise(caption) for caption in captions] for captions in references]
+    values = {
+        f"bleu_{order}": value
+        for order, value in enumerate(bleu.score(bleu.statistics(words, reference_words)), start=1)
+    }
+    values["rouge_l"] = rouge.score(rouge.statistics(words, reference_words))
+    values["cider_d"] = cider.score(cider.statistics(words, reference_words))
+    values["exact_match"] = exact_match.score(exact_match.statistics(words, reference_words))
+    return values
+
+
+def captioning(subject: Subject, written: Sequence[str]) -> dict[str, float]:
+    """Scores of the written captions, of the same captions on shuffled images, and of two trivial captioners."""
+    images, train = subject.images, subject.train
+    references = [row.sample.captions for row in images.rows]
+    order = shuffled(len(written), subject.plan.blind_seed)
+    frequent = most_frequent(train)
+    near = [train.rows[index].sample.captions[0] for index in nearest_pixels(images, train)]
+    columns = {
+        "": list(written),
+        "image_blind/": [written[index] for index in order],
+        "most_frequent/": [frequent] * len(written),
+        "nearest_pixels/": near,
+    }
+    return {
+        prefix + metric: value
+        for prefix, candidates in columns.items()
+        for metric, value in score_captions(candidates, references).items()
+    }
+
+
+def most_frequent(train: SplitImages) -> str:
+    """The caption most training images have; the first in order on ties."""
+    counts = Counter(
+        caption for row in train.rows for caption in dict.fromkeys(row.sample.captions)
+    )
+    return min(counts, key=lambda caption: (-counts[caption], caption))

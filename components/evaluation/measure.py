@@ -1,0 +1,71 @@
+"""Checkpoint + shards -> report: what is measured follows from what the model can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from components import abilities
+from components.data.batches import load_split
+from components.evaluation.captioning import captioning, captions_key, read_captions, write_captions
+from components.evaluation.plan import EvaluationPlan
+from components.evaluation.retrieval import embed_images, retrieval, zero_shot
+from components.evaluation.subject import Subject
+from components.records import Captions, Checkpoint, Report, Shards
+from components.training.checkpoint import load_model
+
+Progress = Callable[[str, int, int], None]
+"""Stage, done, total."""
+
+
+def measure(
+    checkpoint: Checkpoint,
+    shards: Shards,
+    plan: EvaluationPlan,
+    captions_folder: Path,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> Report:
+    """Every number the model's abilities call for, on `plan.split` and, prefixed, on the splits `plan.also`."""
+    model, tokenizer, _ = load_model(checkpoint.path)
+    model.eval()
+    side_px = model.batch_spec().image_px
+    train = load_split(shards, "train", side_px)
+    values: dict[str, float] = {}
+    captions = None
+    for split in (plan.split, *plan.also):
+        subject = Subject(
+            model=model,
+            tokenizer=tokenizer,
+            images=load_split(shards, split, side_px),
+            train=train,
+            plan=plan,
+        )
+        key = captions_key(checkpoint, shards.digest, split, plan)
+        found, written = _measure(subject, captions_folder / f"{key}.jsonl", key, on_progress)
+        prefix = "" if split == plan.split else f"{split}/"
+        values |= {prefix + metric: value for metric, value in found.items()}
+        captions = captions or written
+    return Report(
+        checkpoint_digest=checkpoint.digest,
+        shards_digest=shards.digest,
+        split=plan.split,
+        count=shards.counts[plan.split],
+        values=values,
+        captions=captions,
+    )
+
+
+def _measure(
+    subject: Subject, path: Path, key: str, on_progress: Progress
+) -> tuple[dict[str, float], Captions | None]:
+    values: dict[str, float] = {}
+    captions = None
+    if isinstance(subject.model, abilities.Embeds):
+        on_progress("embed", 0, 1)
+        image_ND = embed_images(subject.model, subject.images)
+        values |= retrieval(subject, image_ND) | zero_shot(subject, image_ND)
+        on_progress("embed", 1, 1)
+    if isinstance(subject.model, abilities.Captions):
+        captions = write_captions(subject, path, key, lambda *at: on_progress("captions", *at))
+        values |= captioning(subject, read_captions(captions, subject.images))
+    return values, captions

@@ -1,0 +1,62 @@
+"""How a checkpoint is measured: on which splits, with which decoder, with which prompts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from components.catalog import DECODERS
+from components.config import ConfigError
+from components.records import SPLITS
+
+DRAWING_PROMPTS = (
+    "{}",
+    "a drawing of a {}",
+    "an icon of a {}",
+    "a cartoon {}",
+    "a picture of a {}",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """What `measure` needs beside a checkpoint and shards."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    split: str = "test"
+    """The split the gate reads."""
+    also: tuple[str, ...] = ()
+    """Splits measured beside it, reported as `SPLIT/metric`."""
+    decoder: str = "beam"
+    """How captions are written."""
+    beams: int = 5
+    """Beams of the beam decoder."""
+    max_tokens: int = 20
+    """Longest caption, in tokens."""
+    prompts: tuple[str, ...] = DRAWING_PROMPTS
+    """Templates whose embeddings are averaged to one per class; `{}` is the class's label."""
+    blind_seed: int = 0
+    """Seed of the shuffle that makes the image-blind control."""
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that could not be carried out, before anything is trained."""
+        for split in (self.split, *self.also):
+            if split not in SPLITS:
+                raise ConfigError(f'No split "{split}"; the splits are {", ".join(SPLITS)}.')
+        DECODERS[self.decoder]
+        if self.beams < 1 or self.max_tokens < 2:
+            raise ConfigError(
+                f"beams={self.beams} and max_tokens={self.max_tokens}: at least 1 and 2 are needed."
+            )
+        if not self.prompts or any("{}" not in prompt for prompt in self.prompts):
+            raise ConfigError('Each of `prompts` holds "{}" where the class\'s label goes.')
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+    def decoding(self) -> dict[str, Any]:
+        """What decides which words are written: the part of the plan that names stored captions."""
+        beams = self.beams if self.decoder == "beam" else 1
+        return {"decoder": self.decoder, "beams": beams, "max_tokens": self.max_tokens}

@@ -1,0 +1,141 @@
+"""YAML -> Experiment: the one place where text becomes typed records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from components.catalog import FAMILIES, SOURCES, UnknownName
+from components.config import Config, ConfigError
+from components.evaluation.plan import EvaluationPlan
+from components.training.plan import TrainingPlan
+from registry.gates import Rule, check_rules
+
+FOLDER = Path(__file__).parent / "experiments"
+KEYS = ("family", "source", "model", "training", "evaluation", "gate")
+
+ExperimentName = Enum(  # type: ignore[misc]
+    "ExperimentName", {path.stem: path.stem for path in sorted(FOLDER.glob("*.yaml"))}, type=str
+)
+"""Every file of flows/experiments: the dropdown of the form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What to train, on what, how to measure it and what it must reach."""
+
+    name: str
+    """The file's stem; also the registered model's name, so that nights of one experiment share a champion."""
+    family: str
+    source: str
+    model: Config
+    training: TrainingPlan
+    evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
+    gate: tuple[Rule, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the content, so that a changed setting is another experiment to the ledger."""
+        content = json.dumps(asdict(self), sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def read_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment called `name`, or in the YAML file of that path, with `section.key=value` overrides.
+
+    Raises UnknownName for an experiment, family, source or key nobody knows, with the nearest known one, and
+    ConfigError for a value that cannot work.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    text = _load(path, name)
+    for override in overrides:
+        _override(text, override)
+    _refuse_unknown(text, KEYS, str(path))
+    return _typed(text, path)
+
+
+def _load(path: Path, name: str) -> dict[str, Any]:
+    if not path.is_file():
+        known = [experiment.value for experiment in ExperimentName]
+        raise UnknownName(
+            f'No experiment "{name}".{_nearest(path.stem, known)} Known: {", ".join(known)}. '
+            "A new experiment is one file in flows/experiments/."
+        )
+    try:
+        text = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(text, dict):
+        raise ConfigError(f"{path} holds no mapping; its keys are {', '.join(KEYS)}.")
+    return text
+
+
+def _override(text: dict[str, Any], override: str) -> None:
+    keys, equals, value = override.partition("=")
+    section, dot, key = keys.strip().partition(".")
+    if not equals or not dot or not key:
+        raise ConfigError(
+            f'"{override}" is no override; write section.key=value, as training.lr=1e-4.'
+        )
+    if section not in ("model", "training", "evaluation"):
+        raise UnknownName(
+            f'"{override}" names section "{section}"; model, training and evaluation can be overridden.'
+        )
+    text.setdefault(section, {})[key] = yaml.safe_load(value)
+
+
+def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
+    missing = [key for key in ("family", "source") if key not in text]
+    if missing:
+        raise ConfigError(f"{path} names no {' and no '.join(missing)}.")
+    family = FAMILIES[text["family"]]
+    SOURCES[text["source"]]
+    settings = dict(text.get("model") or {})
+    preset = family.Config.preset(settings.pop("preset", "tiny"))
+    experiment = Experiment(
+        name=path.stem,
+        family=text["family"],
+        source=text["source"],
+        model=_validate(family.Config, preset.to_dict() | settings, f"{path}: model"),
+        training=_validate(TrainingPlan, text.get("training") or {}, f"{path}: training"),
+        evaluation=_validate(EvaluationPlan, text.get("evaluation") or {}, f"{path}: evaluation"),
+        gate=tuple(_validate(Rule, rule, f"{path}: gate") for rule in text.get("gate") or ()),
+    )
+    check_rules(experiment.gate, family)
+    return experiment
+
+
+def _validate(record: type, values: Mapping[str, Any], where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}; a mapping is needed.")
+    _refuse_unknown(values, record.__dataclass_fields__, where)
+    try:
+        return TypeAdapter(record).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), Exception):
+            raise ConfigError(f"{where}: {cause}") from error
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where}.{key} is {first['input']!r}: {first['msg']}.") from error
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: Any, where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise UnknownName(
+                f'{where} has no key "{key}".{_nearest(str(key), known)} Known: {", ".join(known)}.'
+            )
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f' Did you mean "{near[0]}"?' if near else ""
