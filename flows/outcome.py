@@ -1,0 +1,111 @@
+"""What a night has to say of one experiment, and how it is said: rows, Markdown, one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from components.catalog import METRICS
+from components.records import Checkpoint, Report
+from registry.gates import Verdict
+
+COLUMNS = ("image_blind", "nearest_pixels", "most_frequent", "chance")
+"""The control and the baselines, in the order they stand beside a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A trained and measured model that waits for the gate."""
+
+    experiment: str
+    run_key: str
+    mlflow_run_id: str
+    checkpoint: Checkpoint
+    report: Report
+    number: int
+    """Its number in the registry, under the experiment's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one experiment's night ended."""
+
+    experiment: str
+    family: str
+    attempt: int
+    """How many times this experiment was decided on this data before."""
+    candidate: Candidate | None = None
+    """None where nothing had to be trained."""
+    champion: int | None = None
+    """Version the candidate was held against."""
+    champion_report: Report | None = None
+    verdict: Verdict | None = None
+    promoted: bool = False
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Page title -> address."""
+
+    def sentence(self) -> str:
+        """The one line that matters at nine in the morning."""
+        if self.candidate is None:
+            return (
+                f"{self.experiment}: its data and settings are unchanged since version {self.champion or 'the last'} "
+                "was decided; nothing was trained."
+            )
+        version = f"{self.experiment} version {self.candidate.number}"
+        if self.verdict is None:
+            return f"{version} is registered; no gate was asked."
+        if self.promoted:
+            return f"{version} is champion" + (
+                f", in place of version {self.champion}." if self.champion else ", the first."
+            )
+        return f"{version} is refused; " + (
+            f"version {self.champion} stays champion."
+            if self.champion
+            else "there is no champion yet."
+        )
+
+
+def rows(report: Report, champion: Report | None = None) -> list[dict[str, str]]:
+    """One row a metric: the model beside champion, control and baselines; "n/a" where nobody measured."""
+    table = []
+    for metric in METRICS:
+        if metric not in report.values:
+            continue
+        row = {"metric": metric, "model": _number(report.values, metric)}
+        if champion is not None:
+            row["champion"] = _number(champion.values, metric)
+        row |= {column: _number(report.values, f"{column}/{metric}") for column in COLUMNS}
+        table.append(row)
+    return table
+
+
+def markdown(outcome: Outcome) -> str:
+    """The artifact a flow run shows."""
+    parts = [f"## {outcome.experiment}", outcome.sentence()]
+    if outcome.candidate is not None:
+        parts.append(_markdown_table(rows(outcome.candidate.report, outcome.champion_report)))
+        parts.append(
+            f"{outcome.candidate.report.count} images of the {outcome.candidate.report.split} split of shards "
+            f"`{outcome.candidate.report.shards_digest[:12]}`, "
+            f"checkpoint `{outcome.candidate.checkpoint.digest[:12]}`."
+        )
+    if outcome.verdict is not None:
+        parts.append(f"### Verdict: {'passed' if outcome.verdict.passed else 'refused'}")
+        parts += [
+            f"- {'✓' if reason.passed else '✗'} {reason.sentence}"
+            for reason in outcome.verdict.reasons
+        ]
+    parts += [f"[{title}]({address})" for title, address in outcome.links.items()]
+    return "\n\n".join(parts)
+
+
+def _number(values: Mapping[str, float], name: str) -> str:
+    return f"{values[name]:.3f}" if name in values else "n/a"
+
+
+def _markdown_table(table: Sequence[Mapping[str, str]]) -> str:
+    if not table:
+        return "Nothing was measured."
+    head = list(table[0])
+    lines = [head, ["---"] * len(head), *[list(row.values()) for row in table]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
