@@ -1,0 +1,110 @@
+"""The vision slot: pixels to a map of vectors and one pooled vector, by the name of a tower.
+
+A slot owns its normalisation, so batches carry plain uint8 pixels. Frozen towers remember what they saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from components.models.frozen_tower import FeatureCache
+from components.models.lite0 import Lite0
+from components.models.resnet import ResNet, resnet50
+from components.models.vit import VisionTransformer
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+
+
+class VisionSlot(nn.Module):
+    """A tower that learns, behind the normalisation it wants."""
+
+    def __init__(
+        self, tower: nn.Module, image_px: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.map_width: int = tower.map_width
+        self.pooled_width: int = tower.pooled_width
+        self.map_tokens: int = tower.map_tokens(image_px)
+        # Not persistent: they follow from the tower's name, and a checkpoint could only contradict it.
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def initialise(self) -> None:
+        """Nothing: what learns starts from random weights."""
+
+    def encode(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """uint8 images -> (map_BND, pooled_BD). `keys_B` is for towers that remember; here it is not used."""
+        map_BND, pooled_BD = self.tower((pixels_BCHW - self.mean) / self.std)
+        return map_BND, pooled_BD
+
+
+class FrozenSlot(VisionSlot):
+    """A pretrained tower that never changes: no gradients, always in eval mode, its output remembered by key."""
+
+    def __init__(
+        self, tower: nn.Module, image_px: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__(tower, image_px, mean, std)
+        self._cache = FeatureCache()
+        self.requires_grad_(False)
+        self.eval()
+        self.register_load_state_dict_post_hook(lambda slot, _: slot._cache.clear())
+
+    def train(self, mode: bool = True) -> FrozenSlot:
+        """Stays in eval mode: batch-norm statistics must not move, whatever the model around it does."""
+        super().train(False)
+        return self
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        # Moved to another device or number type, what is remembered is no longer what would be computed.
+        self._cache.clear()
+        return super()._apply(fn, recurse)
+
+    def initialise(self) -> None:
+        """Load the pretrained weights. Raises PretrainedMissing."""
+        self.tower.load_pretrained()
+        self._cache.clear()
+
+    def encode(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """uint8 images -> (map_BND, pooled_BD), computed once for each key and its pixels in this process."""
+        # Remembered tensors must serve training later, and inference tensors cannot.
+        with torch.inference_mode(False), torch.no_grad():
+            if keys_B is None:
+                return super().encode(pixels_BCHW)
+            return self._cache.through(super().encode, pixels_BCHW, keys_B)
+
+
+def build_vision(
+    name: str,
+    image_px: int,
+    *,
+    widths: Sequence[int] = (32, 64, 128),
+    patch_px: int = 16,
+    width: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+) -> VisionSlot:
+    """The slot called `name`, with random weights; `initialise()` of a frozen one then reads the pretrained.
+
+    "conv" reads `widths` (a stage each, one basic block deep); "vit" reads `patch_px`, `width`, `layers` and
+    `heads`; "lite0" (frozen) and "resnet50" have one shape.
+    """
+    if name == "conv":
+        tower = ResNet(widths, [1] * len(widths), stem=widths[0])
+        return VisionSlot(tower, image_px, IMAGENET_MEAN, IMAGENET_STD)
+    if name == "resnet50":
+        return VisionSlot(resnet50(), image_px, IMAGENET_MEAN, IMAGENET_STD)
+    if name == "vit":
+        vit = VisionTransformer(
+            image_px, patch_px=patch_px, width=width, layers=layers, heads=heads
+        )
+        return VisionSlot(vit, image_px, CLIP_MEAN, CLIP_STD)
+    if name == "lite0":
+        return FrozenSlot(Lite0(), image_px, LITE_MEAN, LITE_STD)
+    raise ValueError(f'No vision tower "{name}". Known: conv, lite0, resnet50, vit.')

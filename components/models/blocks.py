@@ -1,0 +1,138 @@
+"""Layers that two families use just as they are: attention with a cache, and the pre-norm block.
+
+Not for a layer of one family: that stays in the family's own file.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class KeysValues(NamedTuple):
+    """What attention reads: keys and values, each (rows, heads, tokens, width / heads)."""
+
+    keys: Tensor
+    values: Tensor
+
+    def select(self, index_N: Tensor) -> KeysValues:
+        """Rows in another order, or fewer, or repeated."""
+        return KeysValues(self.keys.index_select(0, index_N), self.values.index_select(0, index_N))
+
+
+def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
+    """(B, T, D) -> (B, heads, T, D / heads)."""
+    return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x_BHTd: Tensor) -> Tensor:
+    """(B, heads, T, D / heads) -> (B, T, D)."""
+    return x_BHTd.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence over itself; one product makes queries, keys and values."""
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.inward = nn.Linear(width, 3 * width)
+        self.outward = nn.Linear(width, width)
+
+    def forward(
+        self, x_BTD: Tensor, past: KeysValues | None = None, *, causal: bool = False
+    ) -> tuple[Tensor, KeysValues]:
+        """The attended sequence, and keys and values up to its end.
+
+        With `past` the input holds exactly one token a row, which may see all of the past, so no mask is needed.
+        """
+        query, key, value = (
+            split_heads(part, self.heads) for part in self.inward(x_BTD).chunk(3, -1)
+        )
+        if past is not None:
+            key = torch.cat([past.keys, key], dim=2)
+            value = torch.cat([past.values, value], dim=2)
+        mixed = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal and past is None,
+        )
+        return self.outward(merge_heads(mixed)), KeysValues(key, value)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of a sequence over a memory, whose keys and values can be made once."""
+
+    def __init__(
+        self, width: int, heads: int, *, out_width: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.memory = nn.Linear(width, 2 * width)
+        self.outward = nn.Linear(width, out_width or width)
+
+    def read(self, memory_BND: Tensor) -> KeysValues:
+        """Keys and values of a memory."""
+        key, value = (
+            split_heads(part, self.heads) for part in self.memory(memory_BND).chunk(2, -1)
+        )
+        return KeysValues(key, value)
+
+    def forward(self, x_BTD: Tensor, memory: KeysValues) -> Tensor:
+        """(B, T, out_width): every token looks at the whole memory of its row."""
+        mixed = F.scaled_dot_product_attention(
+            split_heads(self.query(x_BTD), self.heads),
+            memory.keys,
+            memory.values,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.outward(merge_heads(mixed))
+
+
+class QuickGELU(nn.Module):
+    """`x * sigmoid(1.702 x)`: CLIP's weights were trained with it and lose 3 points with GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class PreNormBlock(nn.Module):
+    """Transformer block that normalises before attention and before its two layers (CLIP's, both towers)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads)
+        self.norm_layers = nn.LayerNorm(width)
+        self.layers = nn.Sequential(
+            nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x_BTD: Tensor, *, causal: bool = False) -> Tensor:
+        attended, _ = self.attention(self.norm_attention(x_BTD), causal=causal)
+        x_BTD = x_BTD + attended
+        return x_BTD + self.layers(self.norm_layers(x_BTD))
+
+
+def initialise_block(block: PreNormBlock, *, width: int, layers: int) -> None:
+    """CLIP's rule: `W^-1/2` inward, that over `(2 layers)^1/2` outward, `(2 W)^-1/2` for the first layer."""
+    out_std = width**-0.5 * (2 * layers) ** -0.5
+    nn.init.normal_(block.attention.inward.weight, std=width**-0.5)
+    nn.init.normal_(block.attention.outward.weight, std=out_std)
+    nn.init.normal_(block.layers[0].weight, std=(2 * width) ** -0.5)
+    nn.init.normal_(block.layers[2].weight, std=out_std)
+    for linear in (
+        block.attention.inward,
+        block.attention.outward,
+        block.layers[0],
+        block.layers[2],
+    ):
+        nn.init.zeros_(linear.bias)

@@ -1,0 +1,92 @@
+"""InfoNCE: an image and its text should be nearer than any other pair of the global batch (CLIP, ALIGN).
+
+Radford et al. 2021, arXiv:2103.00020, figure 3. Exact over several workers: each scores its own rows against the
+columns of all, so memory is O(b x W b), and gradients averaged over workers (what DDP does) equal one process's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.nn import functional as F
+
+
+def info_nce(
+    image_BD: Tensor, text_BD: Tensor, scale: Tensor | float, groups_B: Tensor | None = None
+) -> Tensor:
+    """Mean of the two cross entropies, image to text and text to image, in nats, at least 0.
+
+    image_BD, text_BD: rows of length 1; row i of one belongs to row i of the other.
+    scale: what cosines are multiplied by, CLIP's exp(logit_scale).
+    groups_B: int64; rows that share a number (equal captions or images) are no negatives of each other.
+    With torch.distributed initialised every worker calls this with as many rows, and its value is the worker's share:
+    the mean over workers is the loss of the global batch.
+
+    >>> same = torch.ones(4, 1)
+    >>> round(info_nce(same, same, 1.0).item(), 4) == round(torch.tensor(4.0).log().item(), 4)
+    True
+    """
+    rows, workers = len(image_BD), _workers()
+    if workers == 1:
+        logits_BB = scale * image_BD @ text_BD.T
+        mask_BB = same_group(groups_B, groups_B, 0)
+        image_to_text, text_to_image = logits_BB, logits_BB.T
+    else:
+        everyone_ND = gather(torch.cat([image_BD, text_BD], dim=1))
+        every_image_ND, every_text_ND = everyone_ND.split(image_BD.shape[1], dim=1)
+        image_to_text = scale * image_BD @ every_text_ND.T
+        text_to_image = scale * text_BD @ every_image_ND.T
+        every_group_N = None if groups_B is None else gather(groups_B)
+        mask_BB = same_group(groups_B, every_group_N, rows * dist.get_rank())
+    offset = rows * dist.get_rank() if workers > 1 else 0
+    labels_B = torch.arange(offset, offset + rows, device=image_BD.device)
+    return (
+        F.cross_entropy(without(image_to_text, mask_BB), labels_B)
+        + F.cross_entropy(without(text_to_image, mask_BB), labels_B)
+    ) / 2
+
+
+def same_group(groups_B: Tensor | None, every_group_N: Tensor | None, offset: int) -> Tensor | None:
+    """(B, N) bool, True where a column is a double of the row; never at the row's own column `offset + i`."""
+    if groups_B is None or every_group_N is None:
+        return None
+    double_BN = groups_B[:, None] == every_group_N[None, :]
+    own = torch.arange(len(groups_B), device=groups_B.device)
+    double_BN[own, own + offset] = False
+    return double_BN
+
+
+def without(logits_BN: Tensor, mask_BN: Tensor | None) -> Tensor:
+    """Logits with the masked ones at minus infinity, so that they take no part."""
+    return logits_BN if mask_BN is None else logits_BN.masked_fill(mask_BN, float("-inf"))
+
+
+def gather(rows_BD: Tensor) -> Tensor:
+    """(W B, ...): the rows of all workers, in order of rank; gradients come back from all of them."""
+    gathered: Tensor = _Gather.apply(rows_BD)
+    return gathered
+
+
+def _workers() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward sums over workers: without the sum tower gradients are 1/W of the truth."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_BD: Tensor) -> Tensor:
+        ctx.rows = len(rows_BD)
+        out = rows_BD.new_empty((len(rows_BD) * _workers(), *rows_BD.shape[1:]))
+        dist.all_gather_into_tensor(out, rows_BD.contiguous())
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        summed = grads[0].contiguous().clone()
+        dist.all_reduce(summed)
+        start = ctx.rows * dist.get_rank()
+        return summed[start : start + ctx.rows]
