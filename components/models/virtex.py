@@ -154,10 +154,11 @@ class Written:
             raise IndexError(
                 f"Rows of one image must stay side by side, {a_piece} each; got {index_N.tolist()}."
             )
-        return Written(
-            tuple(image.select(image_of_BK[:, 0]) for image in self.images),
-            tuple(kept.select(index_N) for kept in self.words),
-        )
+        images, image_of_B = self.images, image_of_BK[:, 0]
+        in_place = torch.arange(len(images[0].keys), device=image_of_B.device)
+        if not torch.equal(image_of_B, in_place):
+            images = tuple(image.select(image_of_B) for image in images)
+        return Written(images, tuple(kept.select(index_N) for kept in self.words))
 
 
 class VirTex(nn.Module):
