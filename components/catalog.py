@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from components.decoding.beam import beam
+from components.decoding.greedy import greedy
+from components.models.clip import Clip
+from components.models.virtex import VirTex
 
 T = TypeVar("T")
 
@@ -41,3 +46,20 @@ class Table(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+FAMILIES: Table[type[Any]] = Table(
+    "model family",
+    {
+        "clip": Clip,
+        "virtex": VirTex,
+    },
+)
+
+DECODERS: Table[Any] = Table(
+    "decoder",
+    {
+        "beam": beam,
+        "greedy": greedy,
+    },
+)
