@@ -2,51 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from components.decoding.beam import beam
 from components.decoding.greedy import greedy
 from components.models.clip import Clip
 from components.models.virtex import VirTex
-
-T = TypeVar("T")
-
-
-class UnknownName(KeyError):
-    """A name that no table holds; the message offers the nearest."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class Table(Mapping[str, T]):
-    """Names of one kind; an unknown one is refused with the nearest known."""
-
-    def __init__(self, kind: str, entries: Mapping[str, T]) -> None:
-        self.kind = kind
-        self._entries = dict(entries)
-
-    def __getitem__(self, name: str) -> T:
-        if name in self._entries:
-            return self._entries[name]
-        near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.4)
-        meant = f' Did you mean "{near[0]}"?' if near else ""
-        raise UnknownName(
-            f'No {self.kind} "{name}".{meant} Known: {", ".join(sorted(self._entries))}. '
-            f"A new {self.kind} is one file and one line in components/catalog.py."
-        )
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
+from components.table import Table
 
 FAMILIES: Table[type[Any]] = Table(
     "model family",

@@ -14,9 +14,11 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from components.catalog import FAMILIES, SOURCES, UnknownName
+from components.catalog import FAMILIES, SOURCES
 from components.config import Config, ConfigError
+from components.evaluation.measure import measurable
 from components.evaluation.plan import EvaluationPlan
+from components.table import UnknownName
 from components.training.plan import TrainingPlan
 from registry.gates import Rule, check_rules
 
@@ -110,7 +112,7 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
         evaluation=_validate(EvaluationPlan, text.get("evaluation") or {}, f"{path}: evaluation"),
         gate=tuple(_validate(Rule, rule, f"{path}: gate") for rule in text.get("gate") or ()),
     )
-    check_rules(experiment.gate, family)
+    check_rules(experiment.gate, measurable(family, experiment.evaluation))
     return experiment
 
 

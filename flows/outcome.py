@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from components.catalog import METRICS
+from components.evaluation.measure import COLUMNS
 from components.records import Checkpoint, Report
 from registry.gates import Verdict
-
-COLUMNS = ("image_blind", "nearest_pixels", "most_frequent", "chance")
-"""The control and the baselines, in the order they stand beside a number."""
 
 
 @dataclass(frozen=True, kw_only=True)

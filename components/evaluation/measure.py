@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components import abilities
+from components.catalog import METRICS
 from components.data.batches import load_split
 from components.evaluation.captioning import captioning, captions_key, read_captions, write_captions
 from components.evaluation.plan import EvaluationPlan
@@ -13,6 +14,9 @@ from components.evaluation.retrieval import embed_images, retrieval, zero_shot
 from components.evaluation.subject import Subject
 from components.records import Captions, Checkpoint, Report, Shards
 from components.training.checkpoint import load_model
+
+COLUMNS = ("image_blind", "nearest_pixels", "most_frequent", "chance")
+"""The control and the baselines that stand beside a number, as prefixes of its name."""
 
 Progress = Callable[[str, int, int], None]
 """Stage, done, total."""
@@ -53,6 +57,19 @@ def measure(
         values=values,
         captions=captions,
     )
+
+
+def measurable(family: type, plan: EvaluationPlan) -> set[str]:
+    """Names of all values that a report of this family holds, so that a gate can be checked before training."""
+    able = {
+        ability
+        for ability, protocol in (("embeds", abilities.Embeds), ("captions", abilities.Captions))
+        if issubclass(family, protocol)
+    }
+    plain = {metric for metric, entry in METRICS.items() if entry.ability in able}
+    columns = ("", *(f"{column}/" for column in COLUMNS))
+    splits = ("", *(f"{split}/" for split in plan.also))
+    return {split + column + metric for split in splits for column in columns for metric in plain}
 
 
 def _measure(
