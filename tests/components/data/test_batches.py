@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components.data.batches import Batches, BatchesRefused, SplitImages, groups, load_split
+from components.data.shards import write_shards
+from components.data.text import Tokenizer
+from components.data.transforms import UnreadableImage, decode
+from components.records import Batch, BatchSpec, Sample, Shards
+
+SPEC = BatchSpec(image_px=32, max_tokens=24, flip=True)
+FIELDS = ("pixels_BCHW", "tokens_BT", "lengths_B", "groups_B", "keys_B")
+
+
+@pytest.fixture(scope="module")
+def images(tiny_shards: Shards) -> SplitImages:
+    return load_split(tiny_shards, "train", 32)
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return all(getattr(one, field).equal(getattr(other, field)) for field in FIELDS)
+
+
+def test_a_split_holds_its_rows_and_their_pixels(
+    images: SplitImages, tiny_samples: list[Sample]
+) -> None:
+    samples = [sample for sample in tiny_samples if sample.split == "train"]
+    assert [row.sample.id for row in images.rows] == [sample.id for sample in samples]
+    assert images.pixels_NCHW.dtype == torch.uint8
+    assert np.array_equal(images.pixels_NCHW[5].numpy(), decode(samples[5].image, 32))
+
+
+def test_a_split_without_images_is_refused(tiny_samples: list[Sample], tmp_path: Path) -> None:
+    shards = write_shards([s for s in tiny_samples if s.split == "train"], tmp_path / "shards")
+    with pytest.raises(BatchesRefused, match=r'no images of the split "val"; it has .*train'):
+        load_split(shards, "val", 32)
+
+
+def test_an_unreadable_image_is_named(tiny_samples: list[Sample], tmp_path: Path) -> None:
+    broken = [replace(tiny_samples[0], image=b"GIF89a")]
+    with pytest.raises(UnreadableImage, match=tiny_samples[0].id):
+        load_split(write_shards(broken, tmp_path / "shards"), "train", 32)
+
+
+def test_a_step_gives_the_same_batch_in_any_order_of_asking(
+    images: SplitImages, tiny_tokenizer: Tokenizer
+) -> None:
+    forward = Batches(images, SPEC, tiny_tokenizer, 8, 3)
+    first = [forward.batch(step) for step in range(20)]
+    for step in (19, 7, 0, 13):
+        assert equal(Batches(images, SPEC, tiny_tokenizer, 8, 3).batch(step), first[step])
+        assert equal(forward.batch(step), first[step])
+
+
+def test_seeds_and_epochs_differ(images: SplitImages, tiny_tokenizer: Tokenizer) -> None:
+    batches = Batches(images, SPEC, tiny_tokenizer, 8, 3)
+    assert not equal(batches.batch(0), Batches(images, SPEC, tiny_tokenizer, 8, 4).batch(0))
+    assert not equal(batches.batch(0), batches.batch(batches.steps_per_epoch))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_slices_of_all_ranks_make_the_batch_of_one(
+    world: int, images: SplitImages, tiny_tokenizer: Tokenizer
+) -> None:
+    whole = Batches(images, SPEC, tiny_tokenizer, 8, 3)
+    ranks = [
+        Batches(images, SPEC, tiny_tokenizer, 8, 3, rank=rank, world=world) for rank in range(world)
+    ]
+    for step in (0, 1, 11):
+        parts = [rank.batch(step) for rank in ranks]
+        for field in FIELDS:
+            joined = torch.cat([getattr(part, field) for part in parts])
+            assert joined.equal(getattr(whole.batch(step), field)), field
+
+
+def test_an_epoch_shows_each_image_once_but_the_rest(
+    images: SplitImages, tiny_tokenizer: Tokenizer
+) -> None:
+    batches = Batches(images, SPEC, tiny_tokenizer, 9, 0)
+    assert batches.steps_per_epoch == 6  # of 56 images, 2 wait for another epoch
+    for epoch in range(2):
+        steps = range(epoch * 6, epoch * 6 + 6)
+        keys = [key for step in steps for key in (batches.batch(step).keys_B // 2).tolist()]
+        assert len(set(keys)) == 54
+        assert set(keys) <= {row.key for row in images.rows}
+
+
+def test_every_row_is_an_image_with_one_of_its_captions(
+    images: SplitImages, tiny_tokenizer: Tokenizer
+) -> None:
+    by_key = {
+        row.key: (row, pixels) for row, pixels in zip(images.rows, images.pixels_NCHW, strict=True)
+    }
+    seen = Counter[tuple[str, int]]()
+    plain = replace(SPEC, flip=False)
+    batches = Batches(images, plain, tiny_tokenizer, 8, 0)
+    for step in range(140):
+        batch = batches.batch(step)
+        for index in range(8):
+            row, pixels = by_key[int(batch.keys_B[index]) // 2]
+            assert batch.pixels_BCHW[index].equal(pixels)
+            text = tiny_tokenizer.decode(batch.tokens_BT[index].tolist())
+            seen[row.sample.id, row.sample.captions.index(text)] += 1
+    assert len(seen) == 2 * 56  # each caption of each image has had its turn
+    first = sum(count for (_, caption), count in seen.items() if caption == 0)
+    assert 0.4 < first / seen.total() < 0.6
+
+
+def test_mirrored_rows_have_mirrored_captions_and_odd_keys(
+    tiny_samples: list[Sample], tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    samples = [
+        replace(sample, captions=("left of a ring",))
+        for sample in tiny_samples
+        if sample.split == "train"
+    ]
+    images = load_split(write_shards(samples, tmp_path / "shards"), "train", 32)
+    batches = Batches(images, SPEC, tiny_tokenizer, 56, 0)
+    turned = 0
+    for step in range(10):
+        batch = batches.batch(step)
+        for pixels, tokens_T, key in zip(
+            batch.pixels_BCHW, batch.tokens_BT, batch.keys_B, strict=True
+        ):
+            original = images.pixels_NCHW[int(key) // 2]
+            mirrored = int(key) % 2 == 1
+            turned += mirrored
+            assert pixels.equal(original.flip(-1) if mirrored else original)
+            side = "right" if mirrored else "left"
+            assert tiny_tokenizer.decode(tokens_T.tolist()) == f"{side} of a ring"
+    assert 0.4 < turned / 560 < 0.6
+
+
+def test_nothing_is_mirrored_unless_the_family_asks(
+    images: SplitImages, tiny_tokenizer: Tokenizer
+) -> None:
+    batches = Batches(images, replace(SPEC, flip=False), tiny_tokenizer, 56, 0)
+    assert not any((batches.batch(step).keys_B % 2).any() for step in range(10))
+
+
+def test_the_pixels_in_memory_stay_as_they_were(
+    images: SplitImages, tiny_tokenizer: Tokenizer
+) -> None:
+    before = images.pixels_NCHW.clone()
+    batch = Batches(images, SPEC, tiny_tokenizer, 56, 0).batch(0)
+    batch.pixels_BCHW.zero_()
+    assert images.pixels_NCHW.equal(before)
+
+
+def test_texts_are_as_wide_as_the_longest_of_the_batch(
+    images: SplitImages, tiny_tokenizer: Tokenizer
+) -> None:
+    batch = Batches(images, replace(SPEC, max_tokens=200), tiny_tokenizer, 8, 0).batch(0)
+    assert batch.tokens_BT.shape == (8, int(batch.lengths_B.max()))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pixels", "expected"),
+    [
+        ([[1], [2], [3]], "abc", [0, 1, 2]),
+        ([[1], [1], [3]], "abc", [0, 0, 2]),
+        ([[1], [2], [3]], "aba", [0, 1, 0]),
+        ([[1], [2], [2], [3]], "abcb", [0, 1, 1, 1]),
+        ([[1], [2], [3], [4], [1]], "abcdb", [0, 0, 2, 3, 0]),
+        ([[1], [2], [3], [2]], "abca", [0, 0, 2, 0]),
+        ([], "", []),
+    ],
+)
+def test_groups_join_equal_texts_and_equal_pixels(
+    tokens: list[list[int]], pixels: str, expected: list[int]
+) -> None:
+    assert groups(tokens, list(pixels)).tolist() == expected
+
+
+def test_groups_are_the_components_of_the_graph_of_links() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        texts, pictures = rng.integers(0, 12, 16), rng.integers(0, 12, 16)
+        found = groups([[int(text)] for text in texts], [str(picture) for picture in pictures])
+        reach = (texts[:, None] == texts) | (pictures[:, None] == pictures)
+        for _ in range(16):
+            reach = reach @ reach
+        assert found.tolist() == reach.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"batch_size": 57}, "give 1 to 56"),
+        ({"batch_size": 0}, "give 1 to 56"),
+        ({"world": 3}, "give a multiple of world"),
+        ({"world": 2, "rank": 2}, "a rank from 0 below world"),
+        ({"world": 0}, "give a multiple of world"),
+        ({"seed": -1}, "seed=-1 is not in"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(
+    numbers: dict[str, int], message: str, images: SplitImages, tiny_tokenizer: Tokenizer
+) -> None:
+    with pytest.raises(BatchesRefused, match=message):
+        Batches(images, SPEC, tiny_tokenizer, **({"batch_size": 8, "seed": 0} | numbers))
+
+
+def test_images_of_another_size_are_refused(images: SplitImages, tiny_tokenizer: Tokenizer) -> None:
+    with pytest.raises(BatchesRefused, match="give load_split side_px=64"):
+        Batches(images, replace(SPEC, image_px=64), tiny_tokenizer, 8, 0)
+
+
+def test_an_image_without_captions_is_refused_by_id(
+    tiny_samples: list[Sample], tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    silent = replace(tiny_samples[0], captions=())
+    images = load_split(write_shards([silent], tmp_path / "shards"), "train", 32)
+    with pytest.raises(BatchesRefused, match=f'"{silent.id}" has no caption'):
+        Batches(images, SPEC, tiny_tokenizer, 1, 0)

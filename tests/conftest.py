@@ -1,0 +1,122 @@
+"""What tests share: quiet systems, one thread, and a made data set small enough to write anew in a session."""
+
+from __future__ import annotations
+
+import os
+
+# Before any import of those systems: nothing is sent anywhere, nothing runs that was not asked for.
+os.environ.update(
+    {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        "HF_HUB_OFFLINE": "1",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "OMP_NUM_THREADS": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+
+from collections.abc import Callable
+from io import BytesIO
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from components.data.batches import Batches, load_split
+from components.data.shards import write_shards
+from components.data.text import Tokenizer
+from components.records import Batch, BatchSpec, Sample, Shards
+
+TINY_PX = 32
+COLOURS = {"red": "#d02020", "green": "#20a030", "blue": "#2040d0", "yellow": "#e0c020"}
+SHAPES = ("circle", "square", "triangle", "cross")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two cores are shared by all that runs beside a test."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_samples() -> list[Sample]:
+    """96 drawings of 16 coloured shapes, 32 px: train 56, val 14, test 14, val_concept 6, test_concept 6."""
+    pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+    return [_drawing(colour, shape, copy) for colour, shape in pairs for copy in range(6)]
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tiny_samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """`tiny_samples`, written; read only: a test that damages shards writes its own."""
+    return write_shards(tiny_samples, tmp_path_factory.mktemp("shards") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_samples: list[Sample]) -> Tokenizer:
+    """307 entries, made of the training captions until each word is one token."""
+    training = (sample for sample in tiny_samples if sample.split == "train")
+    return Tokenizer.train((text for sample in training for text in sample.captions), 400)
+
+
+@pytest.fixture(scope="session")
+def batch_for(tiny_shards: Shards, tiny_tokenizer: Tokenizer) -> Callable[[BatchSpec, int], Batch]:
+    """`batch_for(spec, 8)`: a training batch of that size, for a family with that spec."""
+
+    def make(spec: BatchSpec, batch_size: int) -> Batch:
+        images = load_split(tiny_shards, "train", spec.image_px)
+        return Batches(images, spec, tiny_tokenizer, batch_size, seed=0).batch(0)
+
+    return make
+
+
+@pytest.fixture
+def tiny_batch(batch_for: Callable[[BatchSpec, int], Batch]) -> Batch:
+    """Eight training images of 32 px."""
+    return batch_for(BatchSpec(image_px=TINY_PX, max_tokens=16), 8)
+
+
+def _drawing(colour: str, shape: str, copy: int) -> Sample:
+    if (colour, shape) in {("red", "cross"), ("blue", "circle")}:
+        split = "test_concept" if colour == "red" else "val_concept"
+    else:
+        split = ("train", "train", "train", "train", "val", "test")[copy]
+    picture = Image.new("RGB", (TINY_PX, TINY_PX), ("#ffffff", "#e8e8e8")[copy % 2])
+    _draw(ImageDraw.Draw(picture), shape, COLOURS[colour], left=2 + 2 * copy, top=12 - 2 * copy)
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return Sample(
+        id=f"{colour}-{shape}-{copy}",
+        image=buffer.getvalue(),
+        captions=(f"a {colour} {shape}", f"the {shape} is {colour}"),
+        split=split,
+        concept=f"{colour}-{shape}",
+        label=f"{colour} {shape}",
+        concept_family=f"{colour}-{shape}",
+        origin="tests/conftest.py",
+        license="CC0-1.0",
+    )
+
+
+def _draw(draw: ImageDraw.ImageDraw, shape: str, colour: str, *, left: int, top: int) -> None:
+    right, bottom = left + 17, top + 17
+    if shape == "circle":
+        draw.ellipse((left, top, right, bottom), fill=colour)
+    elif shape == "square":
+        draw.rectangle((left, top, right, bottom), fill=colour)
+    elif shape == "triangle":
+        draw.polygon(((left, bottom), (right, bottom), (left + 8, top)), fill=colour)
+    else:
+        draw.rectangle((left + 6, top, left + 11, bottom), fill=colour)
+        draw.rectangle((left, top + 6, right, top + 11), fill=colour)
