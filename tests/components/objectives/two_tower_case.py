@@ -34,7 +34,7 @@ def gradients(rank: int, world: int) -> dict[str, Tensor]:
     if world > 1:
         for value in found.values():
             dist.all_reduce(value)
-            value /= world
+            value.div_(world)
     return found
 
 
