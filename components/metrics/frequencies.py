@@ -1,0 +1,113 @@
+"""In how many images' references each n-gram stands: what CIDEr weighs words by.
+
+Taken from the evaluated references by default, and then a score depends on which images are evaluated. A saved record
+of a larger set makes scores of different subsets comparable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from components.metrics.metric import MetricInputError
+from components.metrics.ngrams import (
+    HIGHEST_ORDER,
+    Grams,
+    Ints,
+    Sentences,
+    Tokens,
+    count_grams,
+    encode,
+    find,
+)
+
+
+@dataclass(frozen=True)
+class DocumentFrequencies:
+    """Frequencies of the 1- to 4-grams in the references of `images` images.
+
+    An n-gram is the number of its first n - 1 words (among this record's (n-1)-grams) times the number of words, plus
+    its last word's number; `keys` are sorted, `counts` stand beside them.
+    """
+
+    images: int
+    words: tuple[str, ...]
+    keys: tuple[Ints, ...]
+    """One array an order."""
+    counts: tuple[Ints, ...]
+    """One array an order, each at least 1 and at most `images`."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the record's bytes: say it beside every score made with it."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The record as a NumPy archive without pickles; equal records give equal bytes."""
+        text = "\n".join(self.words).encode("utf-8", "surrogatepass")
+        arrays = {"images": np.array(self.images), "words": np.frombuffer(text, np.uint8)}
+        for order in range(HIGHEST_ORDER):
+            arrays[f"keys_{order + 1}"] = self.keys[order]
+            arrays[f"counts_{order + 1}"] = self.counts[order]
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, saved: bytes) -> DocumentFrequencies:
+        """What `to_bytes` saved. Raises MetricInputError if `saved` is something else."""
+        orders = range(1, HIGHEST_ORDER + 1)
+        try:
+            with np.load(io.BytesIO(saved), allow_pickle=False) as arrays:
+                text = arrays["words"].tobytes().decode("utf-8", "surrogatepass")
+                return cls(
+                    images=int(arrays["images"]),
+                    words=tuple(text.split("\n")) if text else (),
+                    keys=tuple(arrays[f"keys_{order}"] for order in orders),
+                    counts=tuple(arrays[f"counts_{order}"] for order in orders),
+                )
+        except Exception as error:  # whatever NumPy or zipfile says of foreign bytes
+            raise MetricInputError(
+                f"These {len(saved)} bytes are no saved DocumentFrequencies ({error}); make them with to_bytes()."
+            ) from error
+
+    def look_up(self, sentences: Sentences, grams: Sequence[Grams]) -> list[Ints]:
+        """The frequency of every n-gram of another evaluation, one array an order; 0 where it is unknown."""
+        number = {word: index for index, word in enumerate(self.words)}
+        word_W = np.array([number.get(word, -1) for word in sentences.words], np.int64)
+        known_G = np.zeros(1, np.int64)  # of the empty 0-gram, every word's parent
+        found = []
+        for order, keys, counts in zip(grams, self.keys, self.counts, strict=True):
+            parent_G, last_G = known_G[order.parent_G], word_W[order.last_G]
+            whole_G = (parent_G >= 0) & (last_G >= 0)
+            known_G = find(keys, np.where(whole_G, parent_G * len(self.words) + last_G, -1))
+            found.append(np.where(known_G >= 0, counts[known_G], 0) if len(counts) else known_G * 0)
+        return found
+
+
+def document_frequencies(references: Sequence[Sequence[Tokens]]) -> DocumentFrequencies:
+    """Count over the references of each image; a record to save and score other images with.
+
+    Raises MetricInputError if there is no image or an image without references.
+    """
+    sentences = encode([[]] * len(references), references, split_spaces=True)
+    grams = count_grams(sentences)
+    words = len(sentences.words)
+    return DocumentFrequencies(
+        images=sentences.images,
+        words=sentences.words,
+        keys=tuple(order.parent_G * words + order.last_G for order in grams),
+        counts=tuple(in_references(sentences, order) for order in grams),
+    )
+
+
+def in_references(sentences: Sentences, grams: Grams) -> Ints:
+    """For each n-gram, how many images have it in a reference; 0 for those only candidates have."""
+    total = max(len(grams.last_G), 1)
+    image_P = sentences.image_S[grams.reference.sentence_P]
+    once = np.unique(image_P * total + grams.reference.gram_P)
+    return np.bincount(once % total, minlength=len(grams.last_G))
