@@ -78,8 +78,10 @@ class FrozenSlot(VisionSlot):
 
     def encode(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """uint8 images -> (map_BND, pooled_BD), computed once for each key and its pixels in this process."""
-        # Remembered tensors must serve training later, and inference tensors cannot.
-        with torch.inference_mode(False), torch.no_grad():
+        # Remembered tensors must serve training later, and inference tensors cannot; nor may it matter whether the
+        # first to ask was a bf16 training or an fp32 evaluation.
+        fp32 = torch.autocast(pixels_BCHW.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), fp32:
             if keys_B is None:
                 return self._in_chunks(pixels_BCHW)
             return self._cache.through(self._in_chunks, pixels_BCHW, keys_B)
