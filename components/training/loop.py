@@ -1,0 +1,159 @@
+"""The training loop. It knows `loss(batch)` and nothing else: no family, no files, no Ray, no MLflow.
+
+What a step does is a pure function of the weights, the optimiser's state and the step's number: batches and dropout
+are seeded by (seed, step, rank). So an interrupted training that goes on equals one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from components.records import Batch, Loss
+from components.training.optimiser import set_lr
+from components.training.plan import TrainingPlan
+
+OnStep = Callable[[int, Mapping[str, float]], None]
+OnCheckpoint = Callable[[int], None]
+
+
+class LossNotFinite(ArithmeticError):
+    """The loss or its gradient became NaN or infinite; no weight was changed by that step."""
+
+    def __init__(self, step: int, parts: Mapping[str, float]) -> None:
+        super().__init__(step, parts)
+        self.step = step
+        self.parts = dict(parts)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name}={value:g}" for name, value in self.parts.items())
+        return (
+            f"Step {self.step} is not finite: {parts}. The last checkpoint is untouched; "
+            "a lower lr, a longer warmup_steps or precision fp32 in the training plan is what helps."
+        )
+
+
+class Batches(Protocol):
+    """Where batches come from."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step (from 0), a pure function of its number."""
+
+
+class LossOf(nn.Module):
+    """A model seen as a module whose forward is its loss, which is what DDP can wrap."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Loss:
+        """`model.loss(batch)`."""
+        made: Loss = self.model.loss(batch)  # type: ignore[operator]
+        return made
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    plan: TrainingPlan,
+    *,
+    optimiser: AdamW,
+    loss: Callable[[Batch], Loss] | None = None,
+    start_step: int = 0,
+    rank: int = 0,
+    device: torch.device | str = "cpu",
+    on_step: OnStep = lambda step, values: None,
+    on_checkpoint: OnCheckpoint = lambda step: None,
+) -> None:
+    """Train `model` in place from `start_step` finished steps to `plan.steps`.
+
+    loss: what to call for the loss; `LossOf(model)` unless it is wrapped for several workers.
+    on_step: called with the number of finished steps and their last values, every `report_every` steps and at the
+        end: `loss`, `loss/<part>`, `lr`, `grad_norm` (before clipping), `samples_per_s`, `memory_mb` (peak).
+    on_checkpoint: called with the number of finished steps, after `on_step`, so that no checkpoint is ahead of the
+        progress that was reported.
+
+    Raises `LossNotFinite` before a bad gradient reaches a weight.
+    """
+    loss = loss or LossOf(model)
+    model.train()
+    meter = _Meter(plan.batch_size)
+    for step in range(start_step, plan.steps):
+        torch.manual_seed(step_seed(plan.seed, step, rank))
+        values = _learn(loss, batches.batch(step).to(device), optimiser, plan, step)
+        model.after_step()  # type: ignore[operator]
+        done = step + 1
+        meter.count()
+        if done % plan.report_every == 0 or done == plan.steps:
+            on_step(done, {**_floats(values), **meter.read()})
+        if done % plan.checkpoint_every == 0 or done == plan.steps:
+            on_checkpoint(done)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of one step's dropout on one worker, in [0, 2**63); neighbours share nothing."""
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _learn(
+    loss: Callable[[Batch], Loss], batch: Batch, optimiser: AdamW, plan: TrainingPlan, step: int
+) -> dict[str, Tensor | float]:
+    device = batch.tokens_BT.device.type
+    optimiser.zero_grad(set_to_none=True)
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=plan.precision == "bf16"):
+        found = loss(batch)
+    found.total.backward()  # type: ignore[no-untyped-call]
+    norm = _clip(optimiser, plan.clip_norm)
+    values: dict[str, Tensor | float] = {"loss": found.total.detach()}
+    values |= {f"loss/{name}": part.detach() for name, part in found.parts.items()}
+    # Looked at after backward: there gradients are averaged over the workers, so all of them stop at the same step.
+    if not torch.isfinite(found.total.detach() + norm):
+        raise LossNotFinite(step, _floats({**values, "grad_norm": norm}))
+    lr = set_lr(optimiser, step, plan)
+    optimiser.step()
+    return {**values, "lr": lr, "grad_norm": norm}
+
+
+def _clip(optimiser: AdamW, limit: float) -> Tensor:
+    """Scale all gradients down to a global norm of `limit` (0: leave them); the norm before that."""
+    parameters = [value for group in optimiser.param_groups for value in group["params"]]
+    return nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+
+
+def _floats(values: Mapping[str, Tensor | float]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
+
+
+class _Meter:
+    """Speed since the last reading, and the process's peak memory."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._steps = 0
+        self._since_s = time.monotonic()
+
+    def count(self) -> None:
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        now_s = time.monotonic()
+        rate = self._steps * self._batch_size / max(now_s - self._since_s, 1e-9)
+        self._steps, self._since_s = 0, now_s
+        return {"samples_per_s": rate, "memory_mb": _peak_memory_mb()}
+
+
+def _peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts KiB, macOS bytes.
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

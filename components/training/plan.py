@@ -1,0 +1,158 @@
+"""How one training goes: steps, batch, optimiser, precision, workers. Not what is trained, and not on what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Self, get_args
+
+from components.config import ConfigError
+from components.data.text import SMALLEST_VOCAB
+
+Schedule = Literal["cosine", "linear", "constant"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Every number that training needs beside the model's own; checks itself when it is made.
+
+    Raises `ConfigError` naming the field, what came and what would work. Where pydantic reads YAML into it, unknown
+    keys are refused as in `components/config.py`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    steps: int = 400
+    """Optimiser steps in all, at least 1."""
+    batch_size: int = 64
+    """Pairs per step over all workers together; at least 2 for each worker, and a multiple of `workers`."""
+    lr: float = 1e-3
+    """Peak learning rate; a parameter group multiplies it by its own `lr_scale`."""
+    weight_decay: float = 0.1
+    """Decoupled decay, on the groups that ask for it."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay rates of the first and second moment, each in [0, 1)."""
+    eps: float = 1e-6
+    """AdamW's denominator floor, above 0."""
+    warmup_steps: int = 20
+    """Steps over which the rate rises from 0 to its peak; below `steps`."""
+    schedule: Schedule = "cosine"
+    """What the rate does after warm-up: fall to 0 as a half cosine or a line, or stay."""
+    clip_norm: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    seed: int = 0
+    """Decides initial weights, batches and dropout."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; the last step always makes one."""
+    report_every: int = 10
+    """Steps between lines of progress; the last step always makes one."""
+    precision: Precision = "fp32"
+    """`bf16` runs the forward pass under autocast; weights and optimiser stay in fp32."""
+    workers: int = 1
+    """Processes that share each batch; more than 1 needs the launcher `local` or `jobs`."""
+    gpus_per_worker: float = 0.0
+    """GPUs each worker reserves; 0 trains on the CPU."""
+    cpus_per_worker: float = 1.0
+    """Cores each worker reserves in Ray, above 0; below 1 lets workers share one."""
+    threads: int = 1
+    """Torch threads within one worker. Two threads on two busy cores were 14 times slower than one."""
+    max_failures: int = 2
+    """How often a lost worker is replaced before training gives up; 0 never."""
+    vocab_size: int = 512
+    """Entries the tokenizer may have, specials included; it is trained on the training captions."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))  # JSON has no tuples
+        for name, least in _WHOLE.items():
+            self._check_whole(name, least)
+        for name, may_be_zero in _REAL.items():
+            self._check_real(name, may_be_zero)
+        self._check_choice("schedule", get_args(Schedule))
+        self._check_choice("precision", get_args(Precision))
+        self._check_betas()
+        self._check_warmup()
+        self._check_batch()
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Self:
+        """The plan that `to_dict` gave; an unknown key is a `ConfigError`."""
+        unknown = sorted(set(saved) - set(cls.__dataclass_fields__))
+        if unknown:
+            known = ", ".join(sorted(cls.__dataclass_fields__))
+            raise ConfigError(f"A training plan has no {', '.join(unknown)}; it has {known}.")
+        return cls(**saved)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {**asdict(self), "betas": list(self.betas)}
+
+    def _check_whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole and least <= value < 2**63):
+            raise ConfigError(f"{name}={value!r} cannot work; a whole number from {least} does.")
+
+    def _check_real(self, name: str, may_be_zero: bool) -> None:
+        value = getattr(self, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        # Written so that NaN is refused too.
+        if not (number and math.isfinite(value) and (value > 0 or (value == 0 and may_be_zero))):
+            least = "0 or above" if may_be_zero else "above 0"
+            raise ConfigError(f"{name}={value!r} cannot work; it takes a finite number, {least}.")
+
+    def _check_choice(self, name: str, known: tuple[str, ...]) -> None:
+        if getattr(self, name) not in known:
+            raise ConfigError(f'{name}="{getattr(self, name)}" is none of {", ".join(known)}.')
+
+    def _check_betas(self) -> None:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"betas={self.betas} cannot work; two numbers in [0, 1), as 0.9, 0.98."
+            )
+
+    def _check_warmup(self) -> None:
+        if self.warmup_steps >= self.steps:
+            raise ConfigError(
+                f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps} to train at the "
+                f"full rate; at most {self.steps - 1} works, {self.steps // 20} is usual."
+            )
+
+    def _check_batch(self) -> None:
+        if self.batch_size % self.workers:
+            below = self.batch_size // self.workers * self.workers
+            raise ConfigError(
+                f"batch_size={self.batch_size} is not a multiple of workers={self.workers}; "
+                f"{below or self.workers * 2} or {below + self.workers} would be."
+            )
+        if self.batch_size < 2 * self.workers:
+            raise ConfigError(
+                f"batch_size={self.batch_size} leaves workers={self.workers} fewer than 2 pairs each, and a "
+                f"contrastive loss needs something to contrast; the smallest is {2 * self.workers}."
+            )
+
+
+_WHOLE = {
+    "steps": 1,
+    "batch_size": 2,
+    "warmup_steps": 0,
+    "seed": 0,
+    "checkpoint_every": 1,
+    "report_every": 1,
+    "workers": 1,
+    "threads": 1,
+    "max_failures": 0,
+    "vocab_size": SMALLEST_VOCAB,
+}
+"""Whole numbers and the least each may be."""
+
+_REAL = {
+    "lr": False,
+    "weight_decay": True,
+    "eps": False,
+    "clip_norm": True,
+    "gpus_per_worker": True,
+    "cpus_per_worker": False,
+}
+"""Real numbers, and whether 0 works."""
