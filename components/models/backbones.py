@@ -59,22 +59,15 @@ class FrozenSlot(VisionSlot):
         self._cache = FeatureCache()
         self.requires_grad_(False)
         self.eval()
-        self.register_load_state_dict_post_hook(lambda slot, _: slot._cache.clear())
 
     def train(self, mode: bool = True) -> FrozenSlot:
         """Stays in eval mode: batch-norm statistics must not move, whatever the model around it does."""
         super().train(False)
         return self
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        # Moved to another device or number type, what is remembered is no longer what would be computed.
-        self._cache.clear()
-        return super()._apply(fn, recurse)
-
     def initialise(self) -> None:
         """Load the pretrained weights. Raises PretrainedMissing."""
         self.tower.load_pretrained()
-        self._cache.clear()
 
     def encode(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """uint8 images -> (map_BND, pooled_BD), computed once for each key and its pixels in this process."""
@@ -84,7 +77,12 @@ class FrozenSlot(VisionSlot):
         with torch.inference_mode(False), torch.no_grad(), fp32:
             if keys_B is None:
                 return self._in_chunks(pixels_BCHW)
+            self._cache.valid_for(self._weights())
             return self._cache.through(self._in_chunks, pixels_BCHW, keys_B)
+
+    def _weights(self) -> tuple[tuple[int, int], ...]:
+        # Where each tensor lies and how often it was written to: whoever loads or moves weights changes one of them.
+        return tuple((value.data_ptr(), value._version) for value in self.state_dict().values())
 
     def _in_chunks(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         # Always as many at once: kernels are chosen by batch size and round differently (3e-5 seen), so that what is

@@ -5,7 +5,7 @@ Not part of a checkpoint: it can be computed again from the tower.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
@@ -25,12 +25,19 @@ class FeatureCache:
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
+        self._weights: Hashable = None
         self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
         self._rows: dict[tuple[int, int], int] = {}
         self._kept: tuple[Tensor, Tensor] | None = None
+
+    def valid_for(self, weights: Hashable) -> None:
+        """Forget everything unless `weights` is what it was at the last call."""
+        if weights != self._weights:
+            self.clear()
+            self._weights = weights
 
     def __len__(self) -> int:
         return len(self._rows)
