@@ -15,6 +15,8 @@ from components.metrics.metric import MetricInputError
 
 CELLS = 1 << 23
 """Similarities that exist at once: 32 MiB of float32, and a quarter of it for each comparison."""
+PAIRS = 1 << 16
+"""Matching pairs scored at once."""
 ROUNDING = 1e-6
 """Two unit rows whose products differ by less are tied; float32 sums of 512 products differ that much by order."""
 
@@ -57,30 +59,35 @@ def ranks(
             f"Images have {image_ND.shape[1]} numbers each and texts {text_MD.shape[1]}; they must share a space."
         )
     image_P, text_P = _pairs(matches, len(image_ND), len(text_MD), image_ND.device)
-    score_P = torch.cat(
-        [
-            (image_ND[image] * text_MD[text]).sum(dim=1)
-            for image, text in zip(image_P.split(1 << 16), text_P.split(1 << 16), strict=True)
-        ]
-    )
-    slack = ROUNDING * image_ND.norm(dim=1).max() * text_MD.norm(dim=1).max()
-    image_bar_N = _best(score_P, image_P, len(image_ND)) - slack
-    text_bar_M = _best(score_P, text_P, len(text_MD)) - slack
+    image_bar_N, text_bar_M = _bars(image_ND, text_MD, image_P, text_P)
     image_rank_N = torch.zeros(len(image_ND), dtype=torch.int64, device=image_ND.device)
     text_rank_M = torch.zeros(len(text_MD), dtype=torch.int64, device=image_ND.device)
     rows = max(CELLS // len(text_MD), 1)
     for start in range(0, len(image_ND), rows):
-        block_BM = image_ND[start : start + rows] @ text_MD.T
-        over_image_BM = block_BM >= image_bar_N[start : start + rows, None]
-        over_text_BM = block_BM >= text_bar_M
-        # Right answers are no rivals: blank them with the same comparisons, not with a sum done in another order.
+        block = slice(start, start + rows)
+        block_BM = image_ND[block] @ text_MD.T
+        over_image_BM, over_text_BM = block_BM >= image_bar_N[block, None], block_BM >= text_bar_M
+        # Right answers are no rivals, of themselves or of each other.
         first, last = torch.searchsorted(image_P, torch.tensor([start, start + rows]).to(image_P))
-        mine = image_P[first:last] - start, text_P[first:last]
-        over_image_BM[mine] = False
-        over_text_BM[mine] = False
-        image_rank_N[start : start + rows] = over_image_BM.sum(dim=1)
-        text_rank_M += over_text_BM.sum(dim=0)
+        right = image_P[first:last] - start, text_P[first:last]
+        over_image_BM[right] = over_text_BM[right] = False
+        # int32: adding booleans up as int64, the default, takes seven times as long.
+        image_rank_N[block] = over_image_BM.sum(dim=1, dtype=torch.int32).long()
+        text_rank_M += over_text_BM.sum(dim=0, dtype=torch.int32)
     return image_rank_N, text_rank_M
+
+
+def _bars(
+    image_ND: Tensor, text_MD: Tensor, image_P: Tensor, text_P: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What a rival must reach: the score of the best right answer of each image and each text, less rounding."""
+    chunks = zip(image_P.split(PAIRS), text_P.split(PAIRS), strict=True)
+    score_P = torch.cat([(image_ND[image] * text_MD[text]).sum(dim=1) for image, text in chunks])
+    slack = ROUNDING * image_ND.norm(dim=1).max() * text_MD.norm(dim=1).max()
+    return (
+        _best(score_P, image_P, len(image_ND)) - slack,
+        _best(score_P, text_P, len(text_MD)) - slack,
+    )
 
 
 def _checked(embedding: Tensor, name: str) -> Tensor:
@@ -88,9 +95,13 @@ def _checked(embedding: Tensor, name: str) -> Tensor:
         raise MetricInputError(
             f"{name} has shape {tuple(embedding.shape)}; it must be rows of numbers."
         )
-    if not torch.isfinite(embedding).all():
-        raise MetricInputError(f"{name} holds NaN or infinity; look at the model that made it.")
-    return embedding.float()
+    if not (embedding.is_floating_point() and torch.isfinite(embedding).all()):
+        raise MetricInputError(
+            f"{name} holds NaN, infinity or no floats; look at the model that made it."
+        )
+    # A largest number of 1, so that neither the cast to float32 nor a product overflows; no order changes.
+    largest = embedding.abs().max().clamp(min=torch.finfo(embedding.dtype).tiny)
+    return (embedding / largest).float()
 
 
 def _pairs(
