@@ -1,0 +1,220 @@
+"""Greedy and beam search over a real small VirTex: equal to each other, to no cache, and to looking at every text."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.decoding.beam import beam
+from components.decoding.greedy import greedy
+from components.decoding.logits import BadLogits
+from components.models.virtex import BOS_ID, VirTex, VirtexConfig
+from components.records import Batch
+
+VOCABULARY = 12
+EOS = VOCABULARY - 1
+
+
+def _model(vocabulary: int = VOCABULARY, max_tokens: int = 8) -> VirTex:
+    """Half trained on made captions, so that texts differ by image and length and no choice is a sure one."""
+    torch.manual_seed(3)
+    model = VirTex(
+        VirtexConfig(
+            vision_widths=(8, 16), image_px=16, width=32, layers=2, vocab_size=vocabulary,
+            max_tokens=max_tokens,
+        )
+    )  # fmt: skip
+    batch = _batch(vocabulary, max_tokens)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        model.loss(batch).total.backward()
+        optimiser.step()
+    return model.eval()
+
+
+def _batch(vocabulary: int, max_tokens: int) -> Batch:
+    made = torch.Generator().manual_seed(1)
+    lengths = torch.randint(2, max_tokens + 1, (12,), generator=made)
+    tokens = torch.randint(BOS_ID + 1, vocabulary - 1, (12, max_tokens), generator=made)
+    tokens[:, 0] = BOS_ID
+    for row, length in zip(tokens, lengths.tolist(), strict=True):
+        row[length - 1] = vocabulary - 1
+        row[length:] = 0
+    numbers = torch.arange(12)
+    return Batch(
+        pixels_BCHW=_images(12),
+        tokens_BT=tokens,
+        lengths_B=lengths,
+        groups_B=numbers,
+        keys_B=numbers,
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> VirTex:
+    return _model()
+
+
+def _images(count: int) -> Tensor:
+    """Blocks of random colours: noise of single pixels would look the same to any tower."""
+    made = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (count, 3, 2, 2), generator=made, dtype=torch.uint8)
+    return blocks.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+
+
+def _next_logits(model: VirTex, image: Tensor, prefix: list[int]) -> Tensor:
+    """Logits after a prefix, computed from scratch by the layers as training runs them: no cache, no step."""
+    x = model.embedding(torch.tensor([[BOS_ID, *prefix]]))
+    memory = model._memory(image[None], None)
+    for layer in model.forward_layers:
+        x, _ = layer(x, layer.image.read(memory))
+    return model.output(x)[0, -1]
+
+
+def _log_p(model: VirTex, image: Tensor, ids: list[int]) -> float:
+    """log p of a whole text, `<eos>` written out, in nats."""
+    return sum(
+        torch.log_softmax(_next_logits(model, image, ids[:at]), 0)[token].item()
+        for at, token in enumerate(ids)
+    )
+
+
+@torch.no_grad()
+def _greedy_from_scratch(model: VirTex, image: Tensor, max_tokens: int) -> list[int]:
+    ids: list[int] = []
+    while len(ids) < max_tokens:
+        token = int(_next_logits(model, image, ids).argmax())
+        if token == EOS:
+            break
+        ids.append(token)
+    return ids
+
+
+def test_the_models_under_test_write_texts_of_several_lengths(model: VirTex) -> None:
+    texts = greedy(model, _images(12), eos_id=EOS, max_tokens=8)
+    assert len({len(text) for text in texts}) > 2
+    assert len({tuple(text) for text in texts}) > 6
+
+
+@pytest.mark.parametrize("longest", [2, 8])
+def test_cached_greedy_equals_recomputing_every_prefix(model: VirTex, longest: int) -> None:
+    images = _images(12)
+    wanted = [_greedy_from_scratch(model, image, longest) for image in images]
+    assert greedy(model, images, eos_id=EOS, max_tokens=longest) == wanted
+
+
+@pytest.mark.parametrize("longest", [2, 8])
+def test_a_beam_of_one_is_greedy(model: VirTex, longest: int) -> None:
+    images = _images(12)
+    assert beam(model, images, eos_id=EOS, max_tokens=longest, beams=1) == greedy(
+        model, images, eos_id=EOS, max_tokens=longest
+    )
+
+
+@pytest.mark.parametrize("decoder", [greedy, beam])
+def test_a_batch_writes_what_its_images_write_alone(model: VirTex, decoder) -> None:
+    images = _images(7)
+    alone = [decoder(model, image[None], eos_id=EOS, max_tokens=8)[0] for image in images]
+    assert decoder(model, images, eos_id=EOS, max_tokens=8) == alone
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0, 2.0])
+def test_a_beam_as_wide_as_the_space_finds_the_best_of_all_texts(alpha: float) -> None:
+    vocabulary, eos, longest = 4, 3, 3
+    model, images = _model(vocabulary, longest), _images(4)
+    words = [token for token in range(vocabulary) if token != eos]
+    with torch.no_grad():
+        for number, image in enumerate(images):
+            ended = [
+                [*text, eos]
+                for length in range(longest)
+                for text in itertools.product(words, repeat=length)
+            ]
+            cut_off = [list(text) for text in itertools.product(words, repeat=longest)]
+            best = max(
+                ended + cut_off, key=lambda ids: _log_p(model, image, ids) / len(ids) ** alpha
+            )
+            wanted = [token for token in best if token != eos]
+            found = beam(
+                model, images[number : number + 1], eos_id=eos, max_tokens=longest,
+                beams=len(ended) + len(cut_off), length_penalty=alpha,
+            )  # fmt: skip
+            assert found == [wanted]
+
+
+def test_a_wider_beam_finds_likelier_texts_and_scores_them_right(model: VirTex) -> None:
+    images = _images(12)
+    with torch.no_grad():
+        scores = {}
+        for beams in (1, 4, 8):
+            texts = beam(model, images, eos_id=EOS, max_tokens=8, beams=beams, length_penalty=0.0)
+            ended = [text if len(text) == 8 else [*text, EOS] for text in texts]
+            scores[beams] = sum(
+                _log_p(model, image, ids) for image, ids in zip(images, ended, strict=True)
+            )
+    assert scores[4] > scores[1]
+    assert scores[8] >= scores[4]
+
+
+@dataclass
+class Telling:
+    """A made decoder whose state is every token it read, to see which prefixes a search keeps."""
+
+    tokens: Tensor
+
+    def repeat(self, times: int) -> Telling:
+        return Telling(self.tokens.repeat_interleave(times, dim=0))
+
+    def reorder(self, index_N: Tensor) -> Telling:
+        return Telling(self.tokens[index_N])
+
+
+class Branching:
+    """Writes by a table: after the prefix [0] or [1], only one way on is likely, and [1]'s is the likelier."""
+
+    LOGITS: ClassVar = {
+        (): [0.0, -0.2, -9.0, -9.0],
+        (0,): [-1.0, -1.0, -1.0, -9.0],
+        (1,): [-9.0, -9.0, 3.0, -9.0],
+    }
+
+    def prefill(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Telling, Tensor]:
+        empty = torch.empty((len(pixels_BCHW), 0), dtype=torch.long)
+        return Telling(empty), torch.tensor([self.LOGITS[()]] * len(pixels_BCHW))
+
+    def step(self, state: Telling, tokens_N: Tensor) -> tuple[Telling, Tensor]:
+        grown = torch.cat([state.tokens, tokens_N[:, None]], dim=1)
+        ends = [-9.0, -9.0, -9.0, 3.0]
+        rows = [self.LOGITS.get(tuple(row), ends) for row in grown.tolist()]
+        return Telling(grown), torch.tensor(rows)
+
+
+def test_beams_move_with_their_whole_prefix() -> None:
+    # Greedy takes 0 first; the best text begins with 1, so its beam must overtake with all it has read.
+    pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    assert greedy(Branching(), pixels, eos_id=3, max_tokens=4)[0][0] == 0
+    assert beam(Branching(), pixels, eos_id=3, max_tokens=4, beams=2) == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("decoder", [greedy, beam])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_refused(decoder, bad: float) -> None:
+    model = _model()
+    with torch.no_grad():
+        model.output.bias[2] = bad
+    with pytest.raises(BadLogits, match="lower the plan's lr"):
+        decoder(model, _images(2), eos_id=EOS, max_tokens=4)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"beams": 0}, {"length_penalty": -1.0}, {"length_penalty": float("nan")}]
+)
+def test_a_beam_out_of_range_is_refused(model: VirTex, wrong: dict) -> None:
+    with pytest.raises(ValueError, match="must be at least"):
+        beam(model, _images(1), eos_id=EOS, max_tokens=4, **wrong)
