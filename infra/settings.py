@@ -1,0 +1,298 @@
+"""Where things run and rest: addresses, ports and folders, read from the environment once.
+
+Nobody else reads the environment. The safe defaults of every child process stand in
+``Settings.child_environment``: loopback only, no telemetry, no pickle, one thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import stat
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HOST = "127.0.0.1"
+LOOPBACK_NAMES = (HOST, "localhost")
+WORK_POOL = "diptych"
+
+PORT_VARIABLES = {
+    "prefect_port": "DIPTYCH_PREFECT_PORT",
+    "mlflow_port": "DIPTYCH_MLFLOW_PORT",
+    "ray_gcs_port": "DIPTYCH_RAY_GCS_PORT",
+    "ray_port": "DIPTYCH_RAY_PORT",
+}
+
+# Names of these systems that a shell may carry: they would point a child at another server, or
+# relax a default below. What a child needs of them is set anew.
+SYSTEMS = ("PREFECT_", "MLFLOW_", "RAY_")
+
+SAFE_DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    # Prefect 3.8's own defaults: telemetry on, any origin, no CSRF check, pickled results.
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_API_HOST": HOST,
+    "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 s is too few on a busy laptop
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_WORKER_QUERY_SECONDS": "2",  # the default 10 s is all a person waits for after "Run"
+    "PREFECT_WORKER_WEBSERVER_HOST": HOST,
+    # MLflow 3.17's own defaults: both of the first two true.
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",  # 7 keeps a training waiting for two minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # A version's files come through the server, never from a path somebody wrote into a request.
+    "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": "^(mlflow-artifacts:/|models:/m-|runs:/)",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    # Off, Ray takes 127.0.0.1 for the node's address, and all it opens listens there alone. On (the
+    # default on Linux) it looks up the host's outward address, and gcs and raylet listen everywhere.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report waits for this poll; the default is 2 s
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    # Two OpenMP threads that preempt each other were 14 times slower than one.
+    "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class SettingsError(ValueError):
+    """A setting that cannot work; the text says which variable, what came and what works."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Addresses and folders of one local stack. Build it with ``Settings.read()``."""
+
+    home: Path
+    """State root: every file the platform writes but for data."""
+    repo: Path
+    """The checkout: where ``prefect.yaml`` and ``dvc.yaml`` stand."""
+    prefect_port: int = 4200
+    mlflow_port: int = 5000
+    ray_gcs_port: int = 26379
+    ray_port: int = 8265
+    """Ray's dashboard, where its Jobs API lives."""
+    ledger_address: str = field(default="", repr=False)  # may hold a password
+    """SQLAlchemy address of the ledger; empty means SQLite in ``home``."""
+    inherited: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """The environment it was read from: what a child inherits under the safe defaults."""
+
+    def __post_init__(self) -> None:
+        _check_home(self.home)
+        for name, variable in PORT_VARIABLES.items():
+            _check_port(variable, getattr(self, name))
+        _check_distinct({variable: getattr(self, n) for n, variable in PORT_VARIABLES.items()})
+        if self.ledger_address and not self.ledger_address.startswith(("sqlite:///", "postgresql")):
+            raise SettingsError(
+                "DIPTYCH_LEDGER_URL names no known database "
+                f"({self.ledger_address.split(':', maxsplit=1)[0]!r}). What works: "
+                "sqlite:////absolute/path.db or postgresql+psycopg://…; unset means SQLite in the home."
+            )
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """The settings of this environment; DIPTYCH_HOME, DIPTYCH_*_PORT and DIPTYCH_LEDGER_URL.
+
+        Raises SettingsError where a value cannot work. Reads only; ``prepare`` makes the folders.
+        """
+        _check_host(environ.get("DIPTYCH_HOST", HOST))
+        repo = Path(__file__).resolve().parents[1]
+        home = Path(environ.get("DIPTYCH_HOME") or repo / ".diptych").expanduser()
+        ports = {
+            name: _read_port(variable, environ[variable])
+            for name, variable in PORT_VARIABLES.items()
+            if environ.get(variable)
+        }
+        return cls(
+            home=home.resolve(),  # one name for one folder: what is ours is known by it
+            repo=repo,
+            ledger_address=environ.get("DIPTYCH_LEDGER_URL", ""),
+            inherited=dict(environ),
+            **ports,
+        )
+
+    @property
+    def prefect_url(self) -> str:
+        return f"http://{HOST}:{self.prefect_port}"
+
+    @property
+    def prefect_api_url(self) -> str:
+        return f"{self.prefect_url}/api"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://{HOST}:{self.mlflow_port}"
+
+    @property
+    def ray_address(self) -> str:
+        """Address for Ray's JobSubmissionClient. The token travels in the environment."""
+        return f"http://{HOST}:{self.ray_port}"
+
+    @property
+    def ledger_url(self) -> str:
+        return self.ledger_address or f"sqlite:///{self.home / 'ledger.db'}"
+
+    @property
+    def runs(self) -> Path:
+        return self.home / "runs"
+
+    @property
+    def captions(self) -> Path:
+        return self.home / "captions"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.home / "artifacts"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def pages(self) -> Path:
+        return self.home / "pages"
+
+    @property
+    def ray_token_file(self) -> Path:
+        return self.home / "ray.token"
+
+    @property
+    def ray_temp(self) -> Path:
+        """Ray's own folder: short, as its sockets' paths must stay under 107 bytes."""
+        digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
+        return Path("/tmp") / f"diptych-ray-{os.getuid()}-{digest}"  # noqa: S108 made 0700, owner checked
+
+    def prepare(self) -> None:
+        """Make home (0700 if new), its folders and Ray's token (0600). Again is no harm."""
+        # Other accounts of the machine have no business with runs and databases. A folder that was
+        # there keeps its mode: it may hold more than ours.
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.runs, self.captions, self.artifacts, self.logs, self.pages):
+            folder.mkdir(exist_ok=True)
+        _make_token(self.ray_token_file)
+
+    def child_environment(self) -> dict[str, str]:
+        """The whole environment for a process of the platform: what is inherited, made safe.
+
+        A process that gets it and calls ``Settings.read()`` has these same settings.
+        """
+        kept = {k: v for k, v in self.inherited.items() if not k.startswith(SYSTEMS)}
+        # With it set, each child compiles its imports anew and starts at half the speed.
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        folder = str(Path(sys.executable).parent)  # DVC's stages and Ray's jobs call `python`
+        path = [folder, *(p for p in kept.get("PATH", os.defpath).split(os.pathsep) if p != folder)]
+        # A proxy of the machine must not be asked for our own servers.
+        direct = ",".join(dict.fromkeys([*_names(kept.get("NO_PROXY", "")), *LOOPBACK_NAMES]))
+        return {
+            **kept,
+            **SAFE_DEFAULTS,
+            **self._addresses(),
+            "PATH": os.pathsep.join(path),
+            "NO_PROXY": direct,
+            "no_proxy": direct,
+        }
+
+    def _addresses(self) -> dict[str, str]:
+        origins = ",".join(f"http://{name}:{self.prefect_port}" for name in LOOPBACK_NAMES)
+        return {
+            "DIPTYCH_HOME": str(self.home),
+            "DIPTYCH_LEDGER_URL": self.ledger_url,
+            **{variable: str(getattr(self, name)) for name, variable in PORT_VARIABLES.items()},
+            "PREFECT_HOME": str(self.home / "prefect"),
+            "PREFECT_API_URL": self.prefect_api_url,
+            "PREFECT_SERVER_API_PORT": str(self.prefect_port),
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": origins,
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.home / 'prefect.db'}",
+            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.home / "results"),
+            "MLFLOW_TRACKING_URI": self.mlflow_url,
+            "RAY_AUTH_TOKEN_PATH": str(self.ray_token_file),
+        }
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _read_port(variable: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(
+            f"{variable}={text!r} is not a port. What works: a whole number from 1024 to 65535."
+        ) from None
+
+
+def _check_port(variable: str, port: int) -> None:
+    if not 1024 <= port <= 65535:
+        raise SettingsError(
+            f"{variable}={port} is out of range. What works: 1024 to 65535 (below needs root)."
+        )
+
+
+def _check_distinct(ports: Mapping[str, int]) -> None:
+    for variable, port in ports.items():
+        others = [v for v, p in ports.items() if p == port and v != variable]
+        if others:
+            raise SettingsError(
+                f"{variable} and {others[0]} are both {port}. Give each service a port of its own."
+            )
+
+
+def _check_host(host: str) -> None:
+    # No service of the local stack asks who is calling, but Ray (by token). A browser on the same
+    # machine can then use Prefect's form with no password; any other machine must stay out.
+    if host not in LOOPBACK_NAMES:
+        raise SettingsError(
+            f"DIPTYCH_HOST={host!r} would open servers without a login to the network. "
+            f"What works: {HOST}, or leave it unset. From another machine use an SSH tunnel: "
+            "ssh -L 4200:127.0.0.1:4200 -L 5000:127.0.0.1:5000 this-machine."
+        )
+
+
+def _check_home(home: Path) -> None:
+    if any(character in str(home) for character in "?#%\n\x00"):  # they end or change an SQLite URL
+        raise SettingsError(
+            f"DIPTYCH_HOME={str(home)!r} holds one of ? # % or a line break, which a database "
+            "address cannot carry. Choose a folder without them."
+        )
+    if home.exists() and not home.is_dir():
+        raise SettingsError(
+            f"DIPTYCH_HOME={home} is a file. What works: a folder, or a path that is free."
+        )
+
+
+def _make_token(path: Path) -> None:
+    """A random token that only its user can read; one that is there is kept, its mode mended."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".token.")  # 0600 from the start
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+        os.link(temporary, path)  # whole or absent, and never over one that is there
+    except FileExistsError:
+        _check_token(path)
+    finally:
+        Path(temporary).unlink()
+
+
+def _check_token(path: Path) -> None:
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or not found.st_size:
+        raise SettingsError(
+            f"{path} should be Ray's token, a file of yours; it is empty, a link or another "
+            "user's. Remove it: the next start makes a new one."
+        )
+    path.chmod(0o600)
