@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,24 @@ from registry.gates import Rule, check_rules
 FOLDER = Path(__file__).parent / "experiments"
 KEYS = ("family", "source", "model", "training", "evaluation", "gate")
 
-ExperimentName = Enum(  # type: ignore[misc]
-    "ExperimentName", {path.stem: path.stem for path in sorted(FOLDER.glob("*.yaml"))}, type=str
+ExperimentName = StrEnum(  # type: ignore[misc]
+    "ExperimentName", {path.stem: path.stem for path in sorted(FOLDER.glob("*.yaml"))}
 )
 """Every file of flows/experiments: the dropdown of the form."""
+
+SourceName = StrEnum("SourceName", {name: name for name in SOURCES})  # type: ignore[misc]
+"""Every source of the catalog: the dropdown of the form."""
+
+
+class Launcher(StrEnum):
+    """Where training runs."""
+
+    local = "local"
+    """A Ray of its own, started and ended by the flow run."""
+    jobs = "jobs"
+    """The Ray head that `diptych up` started."""
+    inline = "inline"
+    """In the flow's process, without Ray."""
 
 
 @dataclass(frozen=True, kw_only=True)

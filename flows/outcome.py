@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from components.catalog import METRICS
 from components.evaluation.measure import COLUMNS
-from components.records import Checkpoint, Report
+from components.records import Checkpoint, Expectations, Failure, Report, Revision
 from registry.gates import Verdict
 
 
@@ -61,6 +61,39 @@ class Outcome:
             if self.champion
             else "there is no champion yet."
         )
+
+
+class DataRefused(ValueError):
+    """Shards that broke an expectation: the night ends here, before anything is trained."""
+
+    def __init__(self, revision: Revision, expectations: Expectations) -> None:
+        failed = "; ".join(
+            f"{failure.expectation}: {failure.detail}" for failure in expectations.failures
+        )
+        super().__init__(
+            f"{revision.source} (shards {revision.shards.digest[:12]}) broke {len(expectations.failures)} of "
+            f"{expectations.checked} expectations. {failed}. The page {expectations.page} names the samples; "
+            "mend the source and run again."
+        )
+
+
+def expectations_markdown(revision: Revision, expectations: Expectations) -> str:
+    """The artifact of a refresh: how many images, which expectations held."""
+    counts = ", ".join(f"{split} {count}" for split, count in revision.shards.counts.items())
+    parts = [
+        f"## {revision.source}: {'passed' if expectations.passed else 'refused'}",
+        f"{counts}; shards `{revision.shards.digest[:12]}`, revision `{revision.rev}`. "
+        f"{expectations.checked} expectations were tried.",
+    ]
+    parts += [_failure("✗", failure) for failure in expectations.failures]
+    parts += [_failure("!", warning) for warning in expectations.warnings]
+    return "\n\n".join([*parts, f"Page: `{expectations.page}`"])
+
+
+def _failure(mark: str, failure: Failure) -> str:
+    # Ids come from data: as code they cannot become links or markup.
+    examples = ", ".join(f"`{example.replace('`', ' ')}`" for example in failure.examples)
+    return f"- {mark} **{failure.expectation}** ({failure.count}): {failure.detail} {examples}"
 
 
 def rows(report: Report, champion: Report | None = None) -> list[dict[str, str]]:

@@ -1,0 +1,49 @@
+"""Source -> revision -> shards -> expectations; what does not hold ends the run before anything is trained."""
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from components.data.expectations import check
+from components.data.revision import fetch
+from components.records import Expectations, Revision
+from flows.experiment import SourceName
+from flows.outcome import DataRefused, expectations_markdown
+from flows.services import services
+
+
+@task(name="fetch revision", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def fetch_revision(source: str) -> Revision:
+    """Bring the shards of a source up to date through DVC and write the revision into the ledger."""
+    doors = services()
+    revision = fetch(source, doors.settings.root)
+    doors.ledger.record_revision(
+        source=source,
+        rev=revision.rev,
+        dvc_digest=revision.dvc_digest,
+        shards_digest=revision.shards.digest,
+        counts=dict(revision.shards.counts),
+    )
+    return revision
+
+
+@task(name="check expectations", cache_policy=NO_CACHE)
+def check_expectations(revision: Revision) -> Expectations:
+    """Ask Great Expectations about the manifest; our own page says what it answered."""
+    page = services().settings.pages / f"expectations-{revision.shards.digest[:16]}.html"
+    return check(revision.shards, page)
+
+
+@flow(name="refresh-dataset", flow_run_name="refresh {source}")
+def refresh_dataset(source: SourceName = SourceName.emoji_mini) -> Revision:
+    """Bring a source's shards up to date and check them; DataRefused with the reasons if they do not hold."""
+    revision = fetch_revision(SourceName(source).value)
+    expectations = check_expectations(revision)
+    create_markdown_artifact(
+        expectations_markdown(revision, expectations),
+        key=f"expectations-{revision.source.replace('_', '-')}",
+        description=f"Expectations on {revision.source}",
+    )
+    if not expectations.passed:
+        raise DataRefused(revision, expectations)
+    return revision

@@ -1,0 +1,88 @@
+"""Captions are written once, belong to their images, and are scored beside their control and baselines."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from components.data.batches import load_split
+from components.evaluation.captioning import (
+    captioning,
+    captions_key,
+    most_frequent,
+    read_captions,
+    score_captions,
+    write_captions,
+)
+from components.evaluation.plan import EvaluationPlan
+from components.evaluation.subject import Subject
+from components.records import Captions, Checkpoint
+
+
+@pytest.fixture
+def subject(tiny_shards, tiny_tokenizer):
+    return Subject(
+        model=None,
+        tokenizer=tiny_tokenizer,
+        images=load_split(tiny_shards, "test", 32),
+        train=load_split(tiny_shards, "train", 32),
+        plan=EvaluationPlan(),
+    )
+
+
+def test_the_references_themselves_score_perfectly():
+    references = [["a red circle", "the circle is red"], ["a blue cross"], ["one green square here"]]
+    values = score_captions([first for first, *_ in references], references)
+    assert values["exact_match"] == 1.0
+    assert values["rouge_l"] == pytest.approx(1.0)
+    assert values["bleu_1"] == pytest.approx(1.0)
+
+
+def test_perfect_captions_are_worthless_on_shuffled_images(subject):
+    written = [row.sample.captions[0] for row in subject.images.rows]
+    values = captioning(subject, written)
+    assert values["exact_match"] == 1.0
+    assert values["image_blind/exact_match"] == 0.0
+    assert values["cider_d"] > values["image_blind/cider_d"]
+
+
+def test_the_most_frequent_caption_is_counted_over_images(subject):
+    rows = [
+        SimpleNamespace(sample=SimpleNamespace(captions=captions))
+        for captions in (("b", "b", "b"), ("a", "c"), ("a",), ("d",))
+    ]
+    assert most_frequent(SimpleNamespace(rows=rows)) == "a"
+
+
+def test_stored_captions_are_not_written_again(subject, tmp_path):
+    path = tmp_path / "stored.jsonl"
+    lines = [{"id": row.sample.id, "caption": "kept"} for row in subject.images.rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    captions = write_captions(subject, path, "key")  # a model of None could not write
+    assert set(read_captions(captions, subject.images)) == {"kept"}
+
+
+def test_captions_of_other_images_are_refused(subject, tmp_path):
+    path = tmp_path / "other.jsonl"
+    path.write_text('{"id": "somebody else", "caption": "a"}\n')
+    with pytest.raises(ValueError, match="other images"):
+        read_captions(Captions(path=path, key="k", count=1), subject.images)
+
+
+def test_another_decoding_is_another_key(tmp_path):
+    checkpoint = Checkpoint(
+        path=tmp_path, digest="d", family="virtex", step=1, seed=0, shards_digest="s"
+    )
+    plans = [
+        EvaluationPlan(),
+        EvaluationPlan(beams=1),
+        EvaluationPlan(decoder="greedy"),
+        EvaluationPlan(max_tokens=9),
+    ]
+    assert len({captions_key(checkpoint, "s", "test", plan) for plan in plans}) == len(plans)
+    # A prompt does not change which words a captioner writes.
+    assert captions_key(checkpoint, "s", "test", EvaluationPlan(prompts=("{}",))) == captions_key(
+        checkpoint, "s", "test", EvaluationPlan()
+    )
