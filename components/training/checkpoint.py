@@ -32,6 +32,7 @@ from torch.optim import AdamW
 from components.catalog import FAMILIES
 from components.data import atomic
 from components.data.text import Tokenizer, TokenizerError
+from components.failpoint import failpoint
 from components.records import Checkpoint
 from components.table import UnknownName
 from components.training import marker, tensors
@@ -182,7 +183,9 @@ def _write(
         "shards_digest": origin.shards_digest,
         "tokenizer_digest": tokenizer.digest,
     }
+    failpoint("checkpoint_unmarked")
     marker.write(building, about, FILES)
+    failpoint("checkpoint_unplaced")
 
 
 def _describe(path: Path) -> Checkpoint:

@@ -1,0 +1,81 @@
+"""A run's folder: one job for good, and one process at a time that trains in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.data import atomic
+
+JOB = "job.json"
+_LOCK = ".lock"
+_PATIENCE_S = 10.0
+
+
+class JobChanged(ValueError):
+    """Another job was trained in this folder before; going on would mix the two."""
+
+
+class RunBusy(RuntimeError):
+    """Another process trains in this folder right now."""
+
+
+@contextmanager
+def held(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
+    """Be the only process that trains in `folder`; `RunBusy` if another still does after `patience_s`.
+
+    The lock is the operating system's and dies with its process, so kill -9 leaves none behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        _wait_for(lock.fileno(), folder, patience_s)
+        yield
+
+
+def claim(folder: Path, job: Mapping[str, Any], *, begun: bool) -> None:
+    """Write the job beside its checkpoints; if training has `begun`, check that it is the one written before.
+
+    Where things lie (`folder`, `shards`) may differ: a moved folder is the same run. Raises `JobChanged` otherwise.
+    """
+    path = folder / JOB
+    if begun and path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = _differences(before, job)
+        if changed:
+            raise JobChanged(
+                f"{folder} holds another job: {'; '.join(changed)}. Train the new one in a folder of its own, "
+                "or remove this one."
+            )
+    atomic.write_json(path, dict(job))
+
+
+def _wait_for(handle: int, folder: Path, patience_s: float) -> None:
+    # A replaced worker may start while the one it replaces is still dying.
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                raise RunBusy(
+                    f"Another process trains in {folder}; wait for it, or end it, and start again."
+                ) from None
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
+    changed = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changed += _differences(old, new, f"{within}{key}.")
+        elif old != new and within + key not in ("folder", "shards"):
+            changed.append(f"{within}{key} was {old!r}, is {new!r}")
+    return changed

@@ -1,0 +1,264 @@
+"""One training from shards to its final checkpoint: what a worker runs, on Ray or in a plain call.
+
+`run_job` may be killed and called again as often as one likes: it goes on from the last good checkpoint, and a
+finished job returns at once. On a CPU the result is bit for bit that of a training nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from components.catalog import FAMILIES
+from components.config import ConfigError
+from components.data.batches import Batches, load_split
+from components.data.shards import open_shards, read_manifest
+from components.data.text import Tokenizer
+from components.failpoint import failpoint
+from components.records import BatchSpec, Checkpoint, Shards
+from components.training import checkpoint, progress
+from components.training.checkpoint import Origin
+from components.training.folder import JobChanged, claim, held
+from components.training.loop import LossOf, OnStep, fit
+from components.training.optimiser import adamw
+from components.training.plan import TrainingPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """Everything a training is made from, small enough to send to another machine as JSON."""
+
+    family: str
+    """A name in `components/catalog.py`."""
+    config: Mapping[str, Any]
+    """The family's config; its `vocab_size` is replaced by that of the tokenizer training makes."""
+    plan: TrainingPlan
+    shards: Path
+    """Folder of the prepared revision."""
+    folder: Path
+    """The run's own folder: checkpoints, progress, job.json."""
+    split: str = "train"
+    """The split it learns from, images and tokenizer both."""
+
+    def __post_init__(self) -> None:
+        # A worker has another working directory, and JSON no tuples.
+        object.__setattr__(self, "shards", Path(self.shards).absolute())
+        object.__setattr__(self, "folder", Path(self.folder).absolute())
+        object.__setattr__(self, "config", json.loads(json.dumps(dict(self.config))))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def progress(self) -> Path:
+        """The file of progress lines."""
+        return self.folder / progress.FILE
+
+    @property
+    def final(self) -> Path:
+        """Where the checkpoint of the last step lies once the job is done."""
+        return checkpoint.place(self.checkpoints, self.plan.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "family": self.family,
+            "config": dict(self.config),
+            "plan": self.plan.to_dict(),
+            "shards": str(self.shards),
+            "folder": str(self.folder),
+            "split": self.split,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> TrainingJob:
+        """The job that `to_dict` gave. Raises `ConfigError` for a plan that cannot work."""
+        return cls(**{**saved, "plan": TrainingPlan.from_dict(saved["plan"])})
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingJob:
+        """The job in a `job.json`."""
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def run_job(
+    job: TrainingJob,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    wrap: Callable[[nn.Module], nn.Module] | None = None,
+    device: torch.device | str | None = None,
+    on_step: OnStep = lambda step, values: None,
+) -> Checkpoint:
+    """Train a job to its end, or go on with it, and return its final checkpoint.
+
+    rank, world: which worker this is, of how many; all must call. Only rank 0 writes.
+    wrap: what makes the module whose forward is the loss work over several workers (DDP).
+    device: where to train; by default the plan's `gpus_per_worker` says CPU or GPU.
+    on_step: called on rank 0 after the line of progress is on disk.
+
+    Raises `JobChanged` (the folder or its checkpoint belongs to another job), `RunBusy`, `LossNotFinite`, and what
+    reading shards, building the model and writing checkpoints raise. Whatever it raises, calling again goes on.
+    """
+    with held(job.folder) if rank == 0 else nullcontext(), _settled(job.plan):
+        resumed = checkpoint.latest(job.checkpoints)
+        if rank == 0:
+            claim(job.folder, job.to_dict(), begun=resumed is not None)
+        if resumed and resumed.step == job.plan.steps:
+            return resumed
+        made = _make(job, resumed, _device(job.plan, device))
+        _train(job, made, rank, world, wrap or _unwrapped, on_step)
+    if world > 1:
+        torch.distributed.barrier()  # so that every worker finds what rank 0 wrote last
+    return checkpoint.verify(job.final)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A job's parts in memory, as they were after `start_step` steps."""
+
+    shards: Shards
+    tokenizer: Tokenizer
+    model: nn.Module
+    optimiser: AdamW
+    origin: Origin
+    start_step: int
+    device: torch.device
+
+
+def _make(job: TrainingJob, resumed: Checkpoint | None, device: torch.device) -> _Made:
+    shards = open_shards(job.shards)
+    _check_same_shards(job, resumed, shards)
+    tokenizer = _tokenizer(job, shards, resumed)
+    family = FAMILIES[job.family]
+    config = family.Config(**{**job.config, "vocab_size": tokenizer.vocab_size})
+    torch.manual_seed(job.plan.seed)
+    model = family(config)
+    if resumed is None:
+        model.initialise()
+    model.to(device)
+    optimiser = adamw(model, job.plan)
+    start_step = checkpoint.restore(resumed.path, model, optimiser) if resumed else 0
+    return _Made(
+        shards=shards,
+        tokenizer=tokenizer,
+        model=model,
+        optimiser=optimiser,
+        origin=Origin(
+            family=job.family,
+            config=config.to_dict(),
+            seed=job.plan.seed,
+            shards_digest=shards.digest,
+        ),
+        start_step=start_step,
+        device=device,
+    )
+
+
+def _train(
+    job: TrainingJob,
+    made: _Made,
+    rank: int,
+    world: int,
+    wrap: Callable[[nn.Module], nn.Module],
+    on_step: OnStep,
+) -> None:
+    spec: BatchSpec = made.model.batch_spec()  # type: ignore[operator]
+    images = load_split(made.shards, job.split, spec.image_px)
+    plan = job.plan
+    batches = Batches(
+        images, spec, made.tokenizer, plan.batch_size, plan.seed, rank=rank, world=world
+    )
+    if rank == 0:
+        progress.drop_beyond(job.progress, made.start_step)
+        checkpoint.sweep(job.checkpoints)
+
+    def report(step: int, values: Mapping[str, float]) -> None:
+        progress.append(job.progress, step, values)
+        on_step(step, values)
+
+    def keep(step: int) -> None:
+        _save(job, made, step)
+
+    fit(
+        made.model,
+        batches,
+        plan,
+        optimiser=made.optimiser,
+        loss=wrap(LossOf(made.model)),
+        start_step=made.start_step,
+        rank=rank,
+        device=made.device,
+        on_step=report if rank == 0 else _ignored,
+        on_checkpoint=keep if rank == 0 else _ignored,
+    )
+
+
+def _save(job: TrainingJob, made: _Made, step: int) -> None:
+    checkpoint.save(
+        job.checkpoints,
+        made.model,
+        made.optimiser,
+        tokenizer=made.tokenizer,
+        origin=made.origin,
+        step=step,
+    )
+    failpoint("checkpoint_saved")
+    checkpoint.sweep(job.checkpoints)
+
+
+def _tokenizer(job: TrainingJob, shards: Shards, resumed: Checkpoint | None) -> Tokenizer:
+    if resumed:
+        return checkpoint.load_tokenizer(resumed.path)
+    rows = [row for row in read_manifest(shards) if row.sample.split == job.split]
+    captions = (caption for row in rows for caption in row.sample.captions)
+    return Tokenizer.train(captions, job.plan.vocab_size)
+
+
+def _check_same_shards(job: TrainingJob, resumed: Checkpoint | None, shards: Shards) -> None:
+    if resumed and resumed.shards_digest != shards.digest:
+        raise JobChanged(
+            f"{job.folder} was trained on the shards {resumed.shards_digest[:12]}, {job.shards} now holds "
+            f"{shards.digest[:12]}. New data is a new run: train it in a folder of its own."
+        )
+
+
+def _device(plan: TrainingPlan, asked: torch.device | str | None) -> torch.device:
+    device = torch.device(asked or ("cuda" if plan.gpus_per_worker else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"gpus_per_worker={plan.gpus_per_worker:g}, and this machine shows no GPU; 0 trains on its CPU."
+        )
+    return device
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    return module
+
+
+def _ignored(*_: Any) -> None:
+    """What the other workers do where rank 0 writes."""
+
+
+@contextmanager
+def _settled(plan: TrainingPlan) -> Iterator[None]:
+    """Threads and determinism as the plan has them; as the caller had them afterwards."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(plan.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(strict)
+        torch.set_num_threads(threads)

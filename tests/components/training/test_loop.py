@@ -1,0 +1,219 @@
+"""The loop: it learns, reports, stops at what is not finite, and goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from components.catalog import FAMILIES
+from components.data.batches import Batches, load_split
+from components.records import Batch, Loss
+from components.training import tensors
+from components.training.loop import LossNotFinite, fit, step_seed
+from components.training.optimiser import adamw
+from components.training.plan import TrainingPlan
+
+
+class Line(nn.Module):
+    """The smallest that learns: mean of dropped-out tokens against a weight; NaN from a step on, if asked."""
+
+    def __init__(self, nan_from: int | None = None, *, only_gradient: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 5))
+        self.drop = nn.Dropout(0.5)
+        self.calls = self.clamps = 0
+        self.nan_from, self.only_gradient = nan_from, only_gradient
+
+    def loss(self, batch: Batch) -> Loss:
+        self.calls += 1
+        target = batch.tokens_BT.float().mean()
+        error = (self.drop(self.weight) - target).square().mean()
+        if self.nan_from is not None and self.calls > self.nan_from:
+            # sqrt at 0 is finite, its slope is not.
+            error = (self.weight * 0).sqrt().sum() if self.only_gradient else error * math.nan
+        return Loss(error, {"error": error, "target": target})
+
+    def param_groups(self):
+        return [{"name": "all", "params": [self.weight], "lr_scale": 1.0, "weight_decay": True}]
+
+    def after_step(self) -> None:
+        self.clamps += 1
+
+
+class Numbers:
+    """Batches whose tokens are their step."""
+
+    def batch(self, step: int) -> Batch:
+        one = torch.zeros(2, dtype=torch.int64)
+        return Batch(
+            pixels_BCHW=torch.zeros(2, 3, 1, 1, dtype=torch.uint8),
+            tokens_BT=torch.full((2, 1), step),
+            lengths_B=one,
+            groups_B=one,
+            keys_B=one,
+        )
+
+
+PLAN = TrainingPlan(
+    steps=10, batch_size=2, warmup_steps=2, report_every=4, checkpoint_every=3, lr=0.1
+)
+
+
+def test_reports_and_checkpoints_come_when_the_plan_says_and_at_the_end():
+    heard: list[tuple[str, int]] = []
+    model = Line()
+    fit(
+        model,
+        Numbers(),
+        PLAN,
+        optimiser=adamw(model, PLAN),
+        on_step=lambda step, values: heard.append(("report", step)),
+        on_checkpoint=lambda step: heard.append(("checkpoint", step)),
+    )
+    assert heard == [
+        ("checkpoint", 3), ("report", 4), ("checkpoint", 6), ("report", 8), ("checkpoint", 9),
+        ("report", 10), ("checkpoint", 10),
+    ]  # fmt: skip
+    assert model.calls == model.clamps == 10
+
+
+def test_a_report_names_loss_parts_rate_norm_speed_and_memory():
+    reports = []
+    model = Line()
+    fit(
+        model,
+        Numbers(),
+        PLAN,
+        optimiser=adamw(model, PLAN),
+        on_step=lambda *report: reports.append(report),
+    )
+    _, values = reports[0]
+    names = {"loss", "loss/error", "loss/target", "lr", "grad_norm", "samples_per_s", "memory_mb"}
+    assert values.keys() == names
+    assert values["loss/target"] == 3, "the values are those of step 3, the fourth"
+    assert values["memory_mb"] > 10
+    assert values["samples_per_s"] > 0
+
+
+def test_gradients_are_clipped_to_the_norm_and_reported_before():
+    seen = []
+
+    class Watching(Line):
+        def after_step(self) -> None:
+            seen.append(self.weight.grad.norm().item())
+
+    for limit in (0.01, 0.0):
+        model, plan = (
+            Watching(),
+            TrainingPlan(steps=1, batch_size=2, warmup_steps=0, clip_norm=limit),
+        )
+        fit(
+            model,
+            Numbers(),
+            plan,
+            optimiser=adamw(model, plan),
+            on_step=lambda step, values: seen.append(values["grad_norm"]),
+        )
+    clipped, before, left_alone, same = seen
+    assert clipped == pytest.approx(0.01, rel=1e-3)
+    assert before == pytest.approx(same) == pytest.approx(left_alone)
+    assert before > 0.02
+
+
+@pytest.mark.parametrize("only_gradient", [False, True])
+def test_a_value_that_is_not_finite_stops_before_it_reaches_a_weight(only_gradient):
+    stopped, sound = Line(nan_from=6, only_gradient=only_gradient), Line()
+    with pytest.raises(LossNotFinite) as error:
+        fit(stopped, Numbers(), PLAN, optimiser=adamw(stopped, PLAN))
+    assert error.value.step == 6
+    assert {"loss", "loss/error", "grad_norm"} <= error.value.parts.keys()
+    assert math.isfinite(error.value.parts["loss"]) == only_gradient
+    assert "lr" in str(error.value) and "Step 6" in str(error.value)
+
+    def stop(step: int, values: object) -> None:
+        raise StopIteration if step == 6 else AssertionError
+
+    plan = TrainingPlan(**{**PLAN.to_dict(), "report_every": 6})
+    with pytest.raises(StopIteration):
+        fit(sound, Numbers(), plan, optimiser=adamw(sound, plan), on_step=stop)
+    assert torch.equal(stopped.weight, sound.weight), "the six good steps and nothing else"
+
+
+def test_what_a_step_draws_depends_on_seed_step_and_rank_alone():
+    seeds = [step_seed(*each) for each in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    assert len(set(seeds)) == 4
+    assert step_seed(0, 1, 0) == seeds[2]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_that_stopped_and_went_on_equals_one_that_did_not(
+    name, precision, tiny_shards, tiny_tokenizer, tmp_path
+):
+    plan = TrainingPlan(
+        steps=6, batch_size=8, warmup_steps=1, checkpoint_every=3, precision=precision
+    )
+
+    def start():
+        torch.manual_seed(0)
+        model = small(name, tiny_tokenizer.vocab_size)
+        return model, adamw(model, plan)
+
+    model, optimiser = start()
+    images = load_split(tiny_shards, "train", model.batch_spec().image_px)
+    batches = Batches(images, model.batch_spec(), tiny_tokenizer, plan.batch_size, plan.seed)
+
+    def keep(step: int) -> None:
+        if step == 3:
+            tensors.write_weights(tmp_path / "weights", model)
+            tensors.write_state(tmp_path / "state", model, optimiser)
+
+    fit(model, batches, plan, optimiser=optimiser, on_checkpoint=keep)
+    resumed, restored = start()
+    tensors.read_weights(tmp_path / "weights", resumed)
+    tensors.read_state(tmp_path / "state", resumed, restored)
+    torch.randn(7)  # whatever was drawn in between must not matter
+    fit(resumed, batches, plan, optimiser=restored, start_step=3)
+    for (key, one), other in zip(
+        model.state_dict().items(), resumed.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), key
+
+
+def test_a_step_restored_without_its_optimiser_would_differ(tiny_shards, tiny_tokenizer, tmp_path):
+    # The control of the test above: it is not equal by having nothing to remember.
+    plan = TrainingPlan(steps=4, batch_size=8, warmup_steps=1)
+    torch.manual_seed(0)
+    model = small("virtex", tiny_tokenizer.vocab_size)
+    images = load_split(tiny_shards, "train", model.batch_spec().image_px)
+    batches = Batches(images, model.batch_spec(), tiny_tokenizer, plan.batch_size, plan.seed)
+    fit(
+        model,
+        batches,
+        TrainingPlan(**{**plan.to_dict(), "checkpoint_every": 2}),
+        optimiser=adamw(model, plan),
+        on_checkpoint=lambda step: step == 2 and tensors.write_weights(tmp_path / "weights", model),
+    )
+    forgetful = small("virtex", tiny_tokenizer.vocab_size)
+    tensors.read_weights(tmp_path / "weights", forgetful)
+    fit(forgetful, batches, plan, optimiser=adamw(forgetful, plan), start_step=2)
+    assert not torch.equal(model.output.weight, forgetful.output.weight)
+
+
+def small(name: str, vocab_size: int) -> nn.Module:
+    """A family of 32 px that takes a step in milliseconds; VirTex drops out."""
+    widths = (8, 16, 32)
+    narrow = {
+        "clip": {"text_width": 32, "text_layers": 1, "vision_heads": 2, "embed_width": 16},
+        "virtex": {"width": 32, "heads": 2, "dropout": 0.2},
+    }
+    family = FAMILIES[name]
+    return family(
+        family.Config(
+            image_px=32, vision_widths=widths, vocab_size=vocab_size, **narrow.get(name, {})
+        )
+    )
