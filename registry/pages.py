@@ -1,0 +1,35 @@
+"""Where a person looks: addresses of MLflow's pages. A store without a server has none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from urllib.parse import quote
+
+
+def run_page(uri: str, experiment_id: str, run_id: str) -> str | None:
+    """One run: its curves, numbers and files."""
+    return _page(uri, f"experiments/{experiment_id}/runs/{run_id}")
+
+
+def runs_page(uri: str, experiment_id: str) -> str | None:
+    """The table of an experiment's runs; the bare experiment page would open in another mode."""
+    return _page(uri, f"experiments/{experiment_id}/runs")
+
+
+def compare_page(uri: str, experiment_ids: Sequence[str], run_ids: Sequence[str]) -> str | None:
+    """Runs side by side."""
+    runs = quote(json.dumps(list(run_ids), separators=(",", ":")))
+    experiments = quote(json.dumps(list(experiment_ids), separators=(",", ":")))
+    return _page(uri, f"compare-runs?runs={runs}&experiments={experiments}")
+
+
+def version_page(uri: str, model: str, number: int) -> str | None:
+    """One registered version."""
+    return _page(uri, f"models/{quote(model)}/versions/{number}")
+
+
+def _page(uri: str, place: str) -> str | None:
+    if not uri.startswith(("http://", "https://")):
+        return None
+    return f"{uri.rstrip('/')}/#/{place}"
