@@ -57,7 +57,7 @@ def main() -> None:
         timeout_keep_alive=server.api.keepalive_timeout,
         # A browser tab holds a websocket open for good; stopping does not wait for it.
         timeout_graceful_shutdown=3,
-        log_level=server.logging_level.lower(),
+        access_log=False,  # the page in a browser asks every few seconds
     )
 
 
