@@ -13,11 +13,13 @@ from torch import Tensor
 LIMIT_BYTES = 2**31
 """Past this much memory new images are computed and not kept."""
 
-Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+Features = tuple[Tensor, Tensor]
+"""A map and a pooled vector."""
+Encode = Callable[[Tensor], Features]
 
 
 class FeatureCache:
-    """Features by key, kept as rows of tensors that double when full.
+    """Features by key, a pair of tensors for each image.
 
     A key is believed only together with its pixels' fingerprint: the same model may meet two sets of shards, whose
     row numbers mean other images.
@@ -30,8 +32,11 @@ class FeatureCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._rows: dict[tuple[int, int], int] = {}
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._kept: dict[tuple[int, int], Features] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def valid_for(self, weights: Hashable) -> None:
         """Forget everything unless `weights` is what it was at the last call."""
@@ -39,41 +44,26 @@ class FeatureCache:
             self.clear()
             self._weights = weights
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def through(self, encode: Encode, pixels_BCHW: Tensor, keys_B: Tensor) -> tuple[Tensor, Tensor]:
-        """What `encode` gives for these images, calling it for those not seen before."""
+    def through(self, encode: Encode, pixels_BCHW: Tensor, keys_B: Tensor) -> Features:
+        """What `encode` gives for these images, calling it once for those not seen before."""
         names = list(zip(keys_B.tolist(), fingerprint(pixels_BCHW).tolist(), strict=True))
-        new = {name: at for at, name in enumerate(names) if name not in self._rows}
+        known = {name: self._kept[name] for name in names if name in self._kept}
+        new = {name: at for at, name in enumerate(names) if name not in known}
         if new:
             picked = torch.tensor(list(new.values()), device=pixels_BCHW.device)
-            features = encode(pixels_BCHW[picked])
-            if not self._keep(list(new), features):
-                return encode(pixels_BCHW)
-        assert self._kept is not None
-        rows = torch.tensor([self._rows[name] for name in names], device=pixels_BCHW.device)
-        return self._kept[0][rows], self._kept[1][rows]
+            computed = zip(*encode(pixels_BCHW[picked]), strict=True)
+            for name, features in zip(new, computed, strict=True):
+                known[name] = features
+                self._keep(name, features)
+        maps, pooled = zip(*(known[name] for name in names), strict=True)
+        return torch.stack(maps), torch.stack(pooled)
 
-    def _keep(self, names: list[tuple[int, int]], features: tuple[Tensor, Tensor]) -> bool:
-        used, needed = len(self._rows), len(self._rows) + len(names)
-        if self._kept is None or needed > len(self._kept[0]):
-            row_bytes = sum(part[0].nbytes for part in features)
-            if needed * row_bytes > self._limit_bytes:
-                return False
-            room = min(max(2 * needed, 256), self._limit_bytes // row_bytes)
-            self._kept = tuple(self._grown(at, part, room) for at, part in enumerate(features))  # type: ignore[assignment]
-        assert self._kept is not None
-        for kept, part in zip(self._kept, features, strict=True):
-            kept[used:needed] = part
-        self._rows.update((name, used + at) for at, name in enumerate(names))
-        return True
-
-    def _grown(self, at: int, part: Tensor, room: int) -> Tensor:
-        grown = part.new_empty((room, *part.shape[1:]))
-        if self._kept is not None:
-            grown[: len(self._rows)] = self._kept[at][: len(self._rows)]
-        return grown
+    def _keep(self, name: tuple[int, int], features: Features) -> None:
+        size = sum(part.nbytes for part in features)
+        if self._bytes + size <= self._limit_bytes:
+            # A copy: a row of the batch would keep the whole batch alive.
+            self._kept[name] = (features[0].clone(), features[1].clone())
+            self._bytes += size
 
 
 def fingerprint(pixels_BCHW: Tensor) -> Tensor:
