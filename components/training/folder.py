@@ -32,7 +32,7 @@ def held(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
     The lock is the operating system's and dies with its process, so kill -9 leaves none behind.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
+    with (folder / _LOCK).open("a") as lock:
         _wait_for(lock.fileno(), folder, patience_s)
         yield
 
@@ -43,15 +43,16 @@ def claim(folder: Path, job: Mapping[str, Any], *, begun: bool) -> None:
     Where things lie (`folder`, `shards`) may differ: a moved folder is the same run. Raises `JobChanged` otherwise.
     """
     path = folder / JOB
-    if begun and path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if begun and before:
         changed = _differences(before, job)
         if changed:
             raise JobChanged(
                 f"{folder} holds another job: {'; '.join(changed)}. Train the new one in a folder of its own, "
                 "or remove this one."
             )
-    atomic.write_json(path, dict(job))
+    if before != job:
+        atomic.write_json(path, dict(job))
 
 
 def _wait_for(handle: int, folder: Path, patience_s: float) -> None:

@@ -107,7 +107,11 @@ def _check_moments(
 
 def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(whole, file)
+    try:
+        save_file(whole, file)
+    except SafetensorError as error:  # a full disk, most often
+        needed = sum(value.nbytes for value in whole.values())
+        raise OSError(f"{file} cannot be written ({error}); it needs {needed} bytes.") from error
     handle = os.open(file, os.O_RDONLY)
     try:
         os.fsync(handle)
