@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -23,8 +24,9 @@ class SplitTars:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for split in tuple(self._open):
-            self._close(split)
+        with ExitStack() as closing:  # on a full disk each of them fails; all are closed
+            for split in tuple(self._open):
+                closing.callback(self._close, split)
 
     def add(self, split: str, image: bytes) -> tuple[str, int]:
         """Append one image; returns its shard's file name and the offset of its first byte there."""

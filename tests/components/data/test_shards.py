@@ -166,6 +166,33 @@ write_shards(samples(), Path(sys.argv[1]))
 """
 
 
+FILLS = """
+import resource, sys
+from pathlib import Path
+from components.data.shards import write_shards
+from components.records import Sample
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # no file grows beyond, as on a full disk
+samples = (
+    Sample(id=str(number), image=bytes(1000), captions=("x",), split=("train", "val")[number % 2],
+           concept="c", label="c", concept_family="c", origin="o", license="CC0-1.0")
+    for number in range(200)
+)
+write_shards(samples, Path(sys.argv[1]))
+"""
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", FILLS, str(tmp_path / "shards")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_write_leaves_nothing_readable(tmp_path: Path, tiny_samples: list[Sample]) -> None:
     folder = tmp_path / "shards"
     assert subprocess.run([sys.executable, "-c", DIES, str(folder)], check=False).returncode == 9
