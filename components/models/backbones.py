@@ -6,11 +6,13 @@ A slot owns its normalisation, so batches carry plain uint8 pixels. Frozen tower
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.config import ConfigError
 from components.models.frozen_tower import FeatureCache
 from components.models.lite0 import Lite0
 from components.models.resnet import ResNet, resnet50
@@ -96,31 +98,58 @@ class FrozenSlot(VisionSlot):
         return torch.cat(maps), torch.cat(pooled)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VisionShape:
+    """What can be chosen of a tower's shape; each tower reads its own part."""
+
+    widths: Sequence[int] = (32, 64, 128)
+    """"conv": channels of each stage, one basic block deep."""
+    patch_px: int = 16
+    """"vit": side of one patch, in pixels."""
+    width: int = 128
+    """"vit"."""
+    layers: int = 4
+    """"vit": blocks."""
+    heads: int = 4
+    """"vit": attention heads."""
+
+
+def _conv(image_px: int, shape: VisionShape) -> VisionSlot:
+    tower = ResNet(shape.widths, [1] * len(shape.widths), stem=shape.widths[0])
+    return VisionSlot(tower, image_px, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _lite0(image_px: int, shape: VisionShape) -> VisionSlot:
+    return FrozenSlot(Lite0(), image_px, LITE_MEAN, LITE_STD)
+
+
+def _resnet50(image_px: int, shape: VisionShape) -> VisionSlot:
+    return VisionSlot(resnet50(), image_px, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _vit(image_px: int, shape: VisionShape) -> VisionSlot:
+    tower = VisionTransformer(
+        image_px,
+        patch_px=shape.patch_px,
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+    )
+    return VisionSlot(tower, image_px, CLIP_MEAN, CLIP_STD)
+
+
+TOWERS = {"conv": _conv, "lite0": _lite0, "resnet50": _resnet50, "vit": _vit}
+
+
 def build_vision(
     name: str,
     image_px: int,
-    *,
-    widths: Sequence[int] = (32, 64, 128),
-    patch_px: int = 16,
-    width: int = 128,
-    layers: int = 4,
-    heads: int = 4,
+    shape: VisionShape = VisionShape(),
 ) -> VisionSlot:
-    """The slot called `name`, with random weights; `initialise()` of a frozen one then reads the pretrained.
+    """The slot called `name`, with random weights; `initialise()` of a frozen one ("lite0") reads the pretrained.
 
-    "conv" reads `widths` (a stage each, one basic block deep); "vit" reads `patch_px`, `width`, `layers` and
-    `heads`; "lite0" (frozen) and "resnet50" have one shape.
+    Raises ConfigError for a name that is not in TOWERS.
     """
-    if name == "conv":
-        tower = ResNet(widths, [1] * len(widths), stem=widths[0])
-        return VisionSlot(tower, image_px, IMAGENET_MEAN, IMAGENET_STD)
-    if name == "resnet50":
-        return VisionSlot(resnet50(), image_px, IMAGENET_MEAN, IMAGENET_STD)
-    if name == "vit":
-        vit = VisionTransformer(
-            image_px, patch_px=patch_px, width=width, layers=layers, heads=heads
-        )
-        return VisionSlot(vit, image_px, CLIP_MEAN, CLIP_STD)
-    if name == "lite0":
-        return FrozenSlot(Lite0(), image_px, LITE_MEAN, LITE_STD)
-    raise ValueError(f'No vision tower "{name}". Known: conv, lite0, resnet50, vit.')
+    if name not in TOWERS:
+        raise ConfigError(f'No vision tower "{name}". Known: {", ".join(TOWERS)}.')
+    return TOWERS[name](image_px, shape)

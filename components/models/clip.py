@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.config import Config, ConfigError
-from components.models.backbones import VisionSlot, build_vision
+from components.models.backbones import VisionShape, VisionSlot, build_vision
 from components.models.blocks import CrossAttention, PreNormBlock, initialise_block
+from components.models.lite0 import Lite0
 from components.models.resnet import Residual
 from components.objectives.contrastive import info_nce
 from components.records import Batch, BatchSpec, Loss
@@ -64,17 +65,19 @@ class ClipConfig(Config):
                 f"image_px={self.image_px} is not a multiple of patch_px={self.patch_px}; "
                 f"the nearest below is {self.image_px // self.patch_px * self.patch_px}."
             )
-        for width, heads in (("text_width", "text_heads"), ("vision_width", "vision_heads")):
-            if getattr(self, width) % getattr(self, heads):
+        widths = {
+            "conv": self.vision_widths[-1],
+            "vit": self.vision_width,
+            "lite0": Lite0.map_width,
+        }
+        for name, width, heads in (
+            ("text_heads", self.text_width, self.text_heads),
+            ("vision_heads", widths[self.vision], self.vision_heads),
+        ):
+            if width % heads:
                 raise ConfigError(
-                    f"{width}={getattr(self, width)} is not a multiple of {heads}="
-                    f"{getattr(self, heads)}; choose a number of heads that divides it."
+                    f"{name}={heads} does not divide the width {width} it works on; choose a number that does."
                 )
-        if self.vision == "conv" and self.vision_widths[-1] % self.vision_heads:
-            raise ConfigError(
-                f"The last of vision_widths={self.vision_widths} is not a multiple of vision_heads="
-                f"{self.vision_heads}; the pool over the map needs that."
-            )
 
     @classmethod
     def small(cls) -> Self:
@@ -116,10 +119,11 @@ class ImageTower(nn.Module):
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
-        self.slot: VisionSlot = build_vision(
-            config.vision, config.image_px, widths=config.vision_widths, patch_px=config.patch_px,
-            width=config.vision_width, layers=config.vision_layers, heads=config.vision_heads,
+        shape = VisionShape(
+            widths=config.vision_widths, patch_px=config.patch_px, width=config.vision_width,
+            layers=config.vision_layers, heads=config.vision_heads,
         )  # fmt: skip
+        self.slot: VisionSlot = build_vision(config.vision, config.image_px, shape)
         self.pool: AttentionPool | None = None
         self.projection: nn.Linear | None = None
         if config.vision != "vit":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.config import Config, ConfigError
-from components.models.backbones import build_vision
+from components.models.backbones import VisionShape, build_vision
 from components.models.blocks import CrossAttention, KeysValues, SelfAttention
 from components.objectives.language import flipped, token_cross_entropy, two_way
 from components.records import Batch, BatchSpec, Loss
@@ -169,7 +169,8 @@ class VirTex(nn.Module):
     def __init__(self, config: VirtexConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision = build_vision(config.vision, config.image_px, widths=config.vision_widths)
+        shape = VisionShape(widths=config.vision_widths)
+        self.vision = build_vision(config.vision, config.image_px, shape)
         self.projection = nn.Linear(self.vision.map_width, config.width)
         self.embedding = WordsAndPlaces(config)
         self.forward_layers = self._decoder()

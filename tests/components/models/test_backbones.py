@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from components.config import ConfigError
 from components.models import lite0
 from components.models.backbones import FrozenSlot, build_vision
 from components.models.frozen_tower import FeatureCache, fingerprint
@@ -56,7 +57,7 @@ def test_a_slot_gives_what_it_says(name, image_px, tokens, map_width, pooled_wid
 
 
 def test_an_unknown_tower_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="Known: conv, lite0, resnet50, vit"):
+    with pytest.raises(ConfigError, match="Known: conv, lite0, resnet50, vit"):
         build_vision("resnet", 64)
 
 

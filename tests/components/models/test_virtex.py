@@ -9,7 +9,7 @@ from torch import nn
 from components.config import ConfigError
 from components.data.batches import Batches, SplitImages
 from components.data.text import Tokenizer
-from components.models.virtex import BOS_ID, PAD_ID, TextTooLong, VirTex, VirtexConfig
+from components.models.virtex import BOS_ID, PAD_ID, DecoderLayer, TextTooLong, VirTex, VirtexConfig
 from components.objectives.language import flipped
 from components.records import Batch, Row, Sample
 
@@ -206,6 +206,43 @@ def test_the_papers_preset_has_resnet_50_and_the_papers_heads() -> None:
     head = width * width + width + 2 * layer + words
     assert sum(param.numel() for param in model.parameters()) == tower + head
     assert model.vision.map_tokens == 49
+
+
+def test_a_layer_equals_torchs_decoder_layer_with_the_same_weights() -> None:
+    """torch.nn.TransformerDecoderLayer, post-norm with GELU, is what the reference implementation is made of."""
+    torch.manual_seed(0)
+    ours = DecoderLayer(32, 4, dropout=0.0)
+    theirs = nn.TransformerDecoderLayer(
+        32, 4, dim_feedforward=128, dropout=0.0, activation="gelu", batch_first=True
+    )
+    for param in ours.parameters():
+        nn.init.normal_(param, std=0.3)
+    image = torch.cat([ours.image.query.weight, ours.image.memory.weight])
+    image_bias = torch.cat([ours.image.query.bias, ours.image.memory.bias])
+    pairs = {
+        theirs.self_attn.in_proj_weight: ours.words.inward.weight,
+        theirs.self_attn.in_proj_bias: ours.words.inward.bias,
+        theirs.multihead_attn.in_proj_weight: image,
+        theirs.multihead_attn.in_proj_bias: image_bias,
+    }
+    for module, mine in (
+        (theirs.self_attn.out_proj, ours.words.outward),
+        (theirs.multihead_attn.out_proj, ours.image.outward),
+        (theirs.linear1, ours.inner[0]),
+        (theirs.linear2, ours.inner[3]),
+        (theirs.norm1, ours.norms[0]),
+        (theirs.norm2, ours.norms[1]),
+        (theirs.norm3, ours.norms[2]),
+    ):
+        pairs |= {module.weight: mine.weight, module.bias: mine.bias}
+    words, memory = torch.randn(3, 6, 32), torch.randn(3, 9, 32)
+    mask = nn.Transformer.generate_square_subsequent_mask(6)
+    with torch.no_grad():
+        for their, mine in pairs.items():
+            their.copy_(mine)
+        wanted = theirs(words, memory, tgt_mask=mask)
+        found, _ = ours(words, ours.image.read(memory))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_writing_with_the_cache_gives_the_logits_of_training(model: VirTex) -> None:
