@@ -64,10 +64,17 @@ def is_alive(started: Started) -> bool:
 
     _reap()
     try:
-        process = psutil.Process(started.pid)
+        return _is_same(started) and not _is_zombie(psutil.Process(started.pid))
+    except psutil.NoSuchProcess:  # ended between the two questions
+        return False
+
+
+def _is_same(started: Started) -> bool:
+    import psutil
+
+    try:
         # The clock that beginnings are counted from may be set by a second or so.
-        same = abs(_began(started.pid) - started.began_s) < 2
-        return same and not _is_zombie(process)
+        return abs(_began(started.pid) - started.began_s) < 2
     except psutil.NoSuchProcess:
         return False
 
@@ -89,15 +96,20 @@ def members(mark: str, started: Started | None) -> list[psutil.Process]:
 
 
 def _belongs(process: psutil.Process, mark: str, started: Started | None) -> bool:
+    import psutil
+
     if process.uids().real != os.getuid():
         return False
     if process.environ().get(MARK) == mark:
         return True
-    # Ray's workers write their title over the environment; they are still of its session. When the
-    # session's leader is gone its number may be someone else's, unless the program is our own.
+    # Ray's workers write their title over the environment; they are still of its session.
     if started is None or os.getsid(process.pid) != started.pid:
         return False
-    return is_alive(started) or _is_our_program(process)
+    if psutil.pid_exists(started.pid):
+        return _is_same(started)
+    # The leader is gone. Its number stays taken while its session lives, but a whole other session
+    # may have come and lost its leader since: only our own program, and no earlier boot, will do.
+    return started.began_s > psutil.boot_time() and _is_our_program(process)
 
 
 def _is_our_program(process: psutil.Process) -> bool:
