@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,6 +49,21 @@ def drop_beyond(path: Path, step: int) -> None:
         kept = [line for line in read(path) if line.step <= step]
         lines = (json.dumps(asdict(line), sort_keys=True) + "\n" for line in kept)
         atomic.write_text(path, "".join(lines))
+
+
+class Follower:
+    """Hands on each line once and in order, also where a resumed training writes steps anew."""
+
+    def __init__(self, path: Path, on_line: Callable[[Progress], None]) -> None:
+        self._path, self._on_line = path, on_line
+        self._step = 0
+
+    def poll(self) -> None:
+        """Hand on what is new."""
+        for line in read(self._path):
+            if line.step > self._step:
+                self._on_line(line)
+                self._step = line.step
 
 
 def _whole_lines(data: bytes) -> Iterator[Progress]:

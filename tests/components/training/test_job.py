@@ -135,11 +135,13 @@ def test_a_moved_folder_is_the_same_run(make_job, tmp_path):
 
 
 def test_a_folder_somebody_trains_in_is_refused(make_job):
-    job = make_job()
-    with folder.held(job.folder):
-        with pytest.raises(RunBusy, match="wait for it"):
-            folder.held(job.folder, patience_s=0.1).__enter__()
-    folder.held(job.folder, patience_s=0.1).__enter__()
+    def try_to_hold() -> bool:
+        with folder.held(make_job().folder, patience_s=0.1):
+            return True
+
+    with folder.held(make_job().folder), pytest.raises(RunBusy, match="wait for it"):
+        try_to_hold()
+    assert try_to_hold()
 
 
 def test_a_gpu_that_is_not_there_is_refused(make_job, monkeypatch):
