@@ -1,0 +1,72 @@
+"""Openly licensed emoji drawings with their names: `emoji_mini` from the repository, `emoji8` from npm packages.
+
+Several sets draw one concept, like several photographers: a model can be asked about new drawings of known concepts
+(`test`) and about concepts it never saw (`test_concept`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from components.data.sources import emoji_packages, svg
+from components.data.sources.drawings import Drawing, read_drawings
+from components.records import Sample
+
+MINI = Path(__file__).parents[3] / "data" / "samples" / "emoji_mini.json.gz"
+MINI_GROUPS = ("animals-nature", "food-drink")
+# The gradient set is left out of the small sample: it is half of the bytes and repeats fluent-emoji-flat.
+MINI_SETS = tuple(name for name in emoji_packages.SETS if name != "fluent-emoji")
+SIDE_PX = 96
+
+
+class SampleMissing(FileNotFoundError):
+    """The drawings that come with the repository are not where the code is."""
+
+
+def emoji_mini() -> Iterator[Sample]:
+    """291 animals, plants and foods by seven sets, from the file in the repository; needs no network and no npm.
+
+    Raises `SampleMissing`, `svg.RendererMissing`.
+    """
+    if not MINI.is_file():
+        raise SampleMissing(
+            f"{MINI} is missing; it comes with the repository: `git checkout -- data/samples`."
+        )
+    return samples(read_drawings(MINI))
+
+
+def emoji8() -> Iterator[Sample]:
+    """All 1,914 concepts by eight sets, from packages that `emoji_packages.fetch_emoji8` brought.
+
+    Raises `emoji_packages.PackagesMissing`, which names the command, and `svg.RendererMissing`.
+    """
+    return samples(emoji_packages.read_packages())
+
+
+def samples(drawings: Iterable[Drawing]) -> Iterator[Sample]:
+    """Render each drawing, and give it its split."""
+    for drawing in drawings:
+        concept = drawing.concept
+        yield Sample(
+            id=f"{drawing.set.name}-{concept.key}",
+            image=svg.to_png(drawing.body, drawing.view_box, SIDE_PX),
+            captions=concept.names,
+            split=split(drawing.set.name, concept.family),
+            concept=concept.key,
+            label=concept.names[0],
+            concept_family=concept.family,
+            origin=drawing.set.name,
+            license=drawing.set.license,
+            group=concept.group,
+            tags=concept.tags,
+        )
+
+
+def split(set_name: str, family: str) -> str:
+    """A tenth of the families is held out for each concept split; of the rest one set tests and one validates."""
+    percent = int(hashlib.sha1(family.encode(), usedforsecurity=False).hexdigest(), 16) % 100
+    if percent < 20:
+        return "test_concept" if percent < 10 else "val_concept"
+    return {"noto": "test", "emojione-v1": "val"}.get(set_name, "train")
