@@ -316,6 +316,13 @@ def test_a_line_that_is_no_row_is_refused_by_line(line: str, own_shards: Shards)
         read_manifest(own_shards)
 
 
+def test_a_key_that_stands_twice_in_a_row_is_refused(own_shards: Shards) -> None:
+    path = own_shards.path / "manifest.jsonl"
+    path.write_text(path.read_text().replace('"label": ', '"label": "twin", "label": ', 1))
+    with pytest.raises(ShardsDamaged, match=r"manifest\.jsonl:1 .*a key stands twice"):
+        read_manifest(own_shards)
+
+
 def test_a_caption_changed_to_another_good_one_is_refused(own_shards: Shards) -> None:
     change_line(own_shards, 5, captions=["a green circle"])
     with pytest.raises(ShardsDamaged, match="is not the one that digest"):

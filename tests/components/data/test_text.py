@@ -86,6 +86,10 @@ def test_white_space_collapses() -> None:
     assert normalise("  A\tred \n circle\u2028") == "a red circle"
 
 
+def test_letters_and_their_marks_become_one() -> None:
+    assert normalise("CAFE\u0301") == "caf\u00e9"
+
+
 def test_a_word_is_the_same_token_at_the_start_and_further_in(tokenizer: Tokenizer) -> None:
     first, second = tokenizer.encode(["red circle", "circle red"], 16)[0].tolist()
     assert sorted(first) == sorted(second)

@@ -150,6 +150,11 @@ def test_a_bad_image_is_refused_by_name(name: str) -> None:
         decode(bad_images()[name], 16)
 
 
+def test_an_image_of_too_many_pixels_is_refused_by_its_header() -> None:
+    with pytest.raises(UnreadableImage, match="8001x8000 pixels; at most 64000000"):
+        read_picture(png_header(8_001, 8_000))
+
+
 def test_more_bytes_than_the_limit_are_refused_unread() -> None:
     with pytest.raises(UnreadableImage, match="at most"):
         read_picture(b"\0" * (MAX_BYTES + 1))
