@@ -92,9 +92,12 @@ L = f"[{_characters(_is_letter)}]"
 W = f"[{_characters(lambda character: _is_letter(character) or character.isdecimal())}]"
 PART = rf"(?:[dlnoDLNO]{Q})?+{W}++(?:_{W}++)*+"
 SLASHABLE = r"[A-Za-z0-9]++(?:-[A-Za-z0-9]++)*+"
-INITIALS = rf"(?:[A-Za-z]\.)++(?!{W})"
+INITIALS = rf"(?:[A-Za-z]\.)++(?!{L})"
 CLITIC = rf"{Q}(?i:s|m|d|re|ve|ll)(?!{L})"
 NOT = r"(?i:n['’`‘‛]t)"
+REST = r"[^\s<>\"(){}|]*"
+END = r"[^\s<>\"(){}|.,!?-]"
+STOP = r"(?:\.(?=[,;]))?"
 GAP = r"[ \xa0-]"
 SYMBOL = (
     r"[#$%&*+/<=>@\\^_|~()\[\]{}¡-©¬®-´¶-¹¼-¿×÷"
@@ -109,26 +112,26 @@ ALTERNATIVES = (
     r"--+|\.\.\.|''",
     r"&(?:lt|gt);|&\#\d++;",
     r"</?[A-Za-z!?][^<>]*+>",
-    r"(?i:https?://)[A-Za-z0-9]++(?:[.-][A-Za-z0-9]++)++(?:[:/?#][^\s<>\"(){}|]*+(?<![.,;:!?'])|)",
-    r"(?:[A-Za-z0-9]++\.){1,8}(?i:com|net|org|edu)/[\w./?&=%~+-]{2,}+(?<![.,;:!?'])",
-    r"<?[A-Za-z0-9][\w.+-]{0,63}(?<!\.)@[A-Za-z0-9]++(?:[.-][A-Za-z0-9]++)*+>?",
+    rf"(?i:https?://)[A-Za-z0-9]++(?:[.-][A-Za-z0-9]++)++(?:[:/?#](?:{REST}{END})?)?",
+    rf"(?:[A-Za-z0-9]++\.){{1,8}}(?i:com|net|org|edu)/{REST}(?<!/){END}",
+    rf"<?[A-Za-z0-9][\w.+-]{{0,63}}(?<!\.)@[A-Za-z0-9][^\s<>\"(){{}}|]*(?<!\.)>?",
     r"[<>]?[:;=][-o*']?[DdPpO()\[\]{|@\\](?=[^A-Za-z0-9])|\^_\^|-_-|=_=",
     rf"(?:\(\d{{2,3}}\){GAP}?|(?:\d{{2,4}}{GAP})?\d{{2,4}}{GAP})\d{{3,4}}{GAP}?\d{{3,5}}",
     rf"\d{{1,4}}{GAP}\d{{1,4}}/\d{{1,4}}",
     rf"{SLASHABLE}(?:/{SLASHABLE})++",
-    rf"{PART}(?:[.,]++{W}++){{0,8}}[.,]*+(?:[-\u2010\u2011](?:{INITIALS}|{PART}))++",
+    rf"{PART}(?:[.,]++{W}++){{0,8}}[.,]*+(?:[-\u2010\u2011](?:{INITIALS}|{PART}))++{STOP}",
     r"[A-Z]++(?:&[A-Z]++)++|[A-Z]{1,3}\$|[Cc]\+\+|[CcFf]\#",
     rf"[A-Za-z](?=\.\s++{_one_of(OPENERS)}\s)|{INITIALS}|(?i:ph\.d\.)",
     rf"(?i:{_one_of(ABBREVIATIONS)})\.(?!{W})|(?i:{_one_of(NUMBERED)})\.(?=[ \xa0]?\d)",
     rf"(?:{_one_of(map(str.title, STATES))}|{_one_of(map(str.upper, STATES))})\.(?!{W})",
     rf"{L}{W}*+(?:[.!?]{L}{W}*+)++",
     r"[+-]?\d*+(?:[.,:]\d++)++|[+-]\d++",
-    rf"(?i:{_one_of(WITH_APOSTROPHE)})(?!{L})|{Q}\d\ds?(?!{W})|{CLITIC}|'[tT](?=(?i:is|was)(?:{NOT})?(?!{L}))",
-    rf"[dlnoDLNO]{Q}{L}{{2,}}|[djlDJL](?!{CLITIC}){Q}|[yY](?!{CLITIC}){Q}(?={L})",
+    rf"(?i:{_one_of(WITH_APOSTROPHE)})(?!{L})|{Q}n(?:{Q}|(?=\s))|{Q}\d\d(?:s|(?=\s))|{CLITIC}|'[tT](?=(?i:is|was)(?:{NOT})?(?!{L}))",
+    rf"[dlnoDLNO]{Q}{L}{L}{W}*+|[djlDJL](?!{CLITIC}){Q}|[yY](?!{CLITIC}){Q}(?={L})",
     rf"{L}+?(?={NOT})|{NOT}{L}*+",
     rf"{L}{L}++(?<=[aeiouyAEIOUY]){Q}[aeiouAEIOU]{L}*+",
     "|".join(rf"(?i:{one}(?={two}(?!{W}|{Q}{L})))" for one, two in MERGED.items()),
-    rf"{W}++(?:_{W}++)*+",
+    rf"{W}++(?:_{W}++)*+(?<!\d){STOP}|{W}++(?:_{W}++)*+",
     rf"#{L}++|@[A-Za-z_][A-Za-z0-9_]*+",
     r"[!?]{2,}+|\*++|\#++|@++|_++|>>?|<<?",
     SYMBOL,
