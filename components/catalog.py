@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from components.data.sources import emoji, shapes
 from components.decoding.beam import beam
 from components.decoding.greedy import greedy
+from components.metrics.metric import Metric
 from components.models.clip import Clip
 from components.models.virtex import VirTex
+from components.records import Sample
 from components.table import Table
 
 FAMILIES: Table[type[Any]] = Table(
@@ -23,5 +27,52 @@ DECODERS: Table[Any] = Table(
     {
         "beam": beam,
         "greedy": greedy,
+    },
+)
+
+SOURCES: Table[Callable[[], Iterator[Sample]]] = Table(
+    "source",
+    {
+        "emoji8": emoji.emoji8,
+        "emoji_mini": emoji.emoji_mini,
+        "shapes_l0": shapes.shapes_l0,
+        "shapes_l1": shapes.shapes_l1,
+    },
+)
+
+_BLEU = "Papineni et al. 2002, as pycocoevalcap 1.2 computes it"
+_CIDER = "Vedantam et al. 2015, arXiv:1411.5726, as pycocoevalcap 1.2 computes it"
+_RECALL = "Karpathy & Fei-Fei 2015, arXiv:1412.2306; ties count against the model"
+
+
+def _metric(name: str, ability: str, source: str, unit: str = "share", high: float = 1.0) -> Metric:
+    return Metric(
+        name=name,
+        ability=ability,
+        unit=unit,
+        low=0.0,
+        high=high,
+        higher_is_better=True,
+        source=source,
+    )
+
+
+METRICS: Table[Metric] = Table(
+    "metric",
+    {
+        metric.name: metric
+        for metric in (
+            _metric("exact_match", "captions", "equal to a reference after tokenising"),
+            *(_metric(f"bleu_{order}", "captions", _BLEU) for order in (1, 2, 3, 4)),
+            _metric("rouge_l", "captions", "Lin 2004, beta 1.2, as pycocoevalcap 1.2 computes it"),
+            _metric("cider_d", "captions", _CIDER, unit="CIDEr points", high=10.0),
+            *(
+                _metric(f"{way}_r{k}", "embeds", _RECALL)
+                for way in ("image_to_text", "text_to_image")
+                for k in (1, 5, 10)
+            ),
+            _metric("zero_shot_accuracy", "embeds", "Radford et al. 2021, section 3.1"),
+            _metric("zero_shot_mean_class_accuracy", "embeds", "the same, averaged over classes"),
+        )
     },
 )
