@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from collections.abc import Callable, Iterator
 from typing import Any
 
-from components.data.sources.emoji import emoji8, emoji_mini
-from components.data.sources.shapes import shapes_l0, shapes_l1
 from components.data.sources import emoji, shapes
 from components.decoding.beam import beam
 from components.decoding.greedy import greedy
 from components.metrics.metric import Metric
 from components.models.clip import Clip
 from components.models.virtex import VirTex
-from components.records import Sample
 from components.records import Sample
 from components.table import Table
 
@@ -78,15 +74,5 @@ METRICS: Table[Metric] = Table(
             _metric("zero_shot_accuracy", "embeds", "Radford et al. 2021, section 3.1"),
             _metric("zero_shot_mean_class_accuracy", "embeds", "the same, averaged over classes"),
         )
-    },
-)
-
-SOURCES: Table[Callable[[], Iterator[Sample]]] = Table(
-    "source",
-    {
-        "emoji8": emoji8,
-        "emoji_mini": emoji_mini,
-        "shapes_l0": shapes_l0,
-        "shapes_l1": shapes_l1,
     },
 )
