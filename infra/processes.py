@@ -183,6 +183,20 @@ def signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Let no signal but SIGKILL break off a block that takes a moment (main thread only)."""
+    before = {}
+    with suppress(ValueError):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _leave(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 

@@ -210,6 +210,7 @@ class Settings:
         origins = ",".join(f"http://{name}:{self.prefect_port}" for name in LOOPBACK_NAMES)
         return {
             "DIPTYCH_HOME": str(self.home),
+            "DIPTYCH_ROOT": str(self.repo),  # prefect.yaml: where a flow run works
             "DIPTYCH_LEDGER_URL": self.ledger_url,
             **{variable: str(getattr(self, name)) for name, variable in PORT_VARIABLES.items()},
             "PREFECT_HOME": str(self.home / "prefect"),

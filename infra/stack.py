@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from infra import ports, processes, stack_state
 from infra.services import SERVICES, Service
@@ -25,6 +25,7 @@ START_PATIENCE_S = 180  # twelve seconds on a quiet laptop, 44 were seen on a bu
 STOP_PATIENCE_S = 10
 
 Say = Callable[[str], None]
+Ended = TypeVar("Ended")
 
 
 class ServiceFailed(RuntimeError):
@@ -80,7 +81,7 @@ def up(
             for wave in _waves(missing):
                 _start_wave(settings, wave, say, patience_s, short_lived)
         except BaseException:
-            _stop(settings, missing, STOP_PATIENCE_S)
+            _surely(lambda patience_s: _stop(settings, missing, patience_s))
             raise
     return [_status(settings, service) for service in wanted]
 
@@ -103,7 +104,7 @@ def down(
         processes.signals_raise(),
         stack_state.locked(settings, patience_s=2 * START_PATIENCE_S),
     ):
-        stopped = _stop(settings, chosen, patience_s)
+        stopped = _surely(lambda wait_s: _stop(settings, chosen, wait_s), patience_s)
     for name in stopped:
         say(f"{name}: stopped")
     return stopped
@@ -117,7 +118,7 @@ def status(settings: Settings) -> list[ServiceStatus]:
 @contextmanager
 def short_lived(
     settings: Settings,
-    services: Sequence[str] = ("prefect", "mlflow"),
+    services: Iterable[str] = ("prefect", "mlflow"),
     *,
     say: Say = lambda line: None,
 ) -> Iterator[Settings]:
@@ -133,16 +134,28 @@ def short_lived(
             up(settings, services, say=say, short_lived=True)
             yield settings
         finally:
-            _leave(settings, users.fileno())
+            _surely(lambda patience_s: _leave(settings, users.fileno(), patience_s))
 
 
-def _leave(settings: Settings, users: int) -> None:
-    with stack_state.locked(settings, patience_s=2 * START_PATIENCE_S):
+def _leave(settings: Settings, users: int, patience_s: float) -> None:
+    # While another `up` holds the lock it may take minutes; after a second Ctrl-C nobody waits that
+    # long, and the services that stay are its own to keep, or for the next one out to stop.
+    with stack_state.locked(settings, patience_s=2 * START_PATIENCE_S if patience_s else 5):
         if not stack_state.try_lock(users):
             return  # somebody else is still in
         entries = stack_state.read(settings)
         ours = [SERVICES[name] for name, entry in entries.items() if entry.short_lived]
-        _stop(settings, ours, STOP_PATIENCE_S)
+        _stop(settings, ours, patience_s)
+
+
+def _surely(end: Callable[[float], Ended], patience_s: float = STOP_PATIENCE_S) -> Ended:
+    """`end(patience_s)`; a signal meanwhile takes its patience, but not the ending."""
+    try:
+        return end(patience_s)
+    except (KeyboardInterrupt, SystemExit):
+        with processes.deaf():
+            end(0)
+        raise
 
 
 def _keep(settings: Settings, service: Service, say: Say, short_lived: bool) -> bool:
@@ -208,15 +221,10 @@ def _await(settings: Settings, service: Service, patience_s: float) -> None:
 
 
 def _stop(settings: Settings, services: Iterable[Service], patience_s: float) -> list[str]:
-    """Stop in the order opposite to starting. A signal meanwhile ends the waiting, not the work."""
+    """Stop in the order opposite to starting; returns the names of those that ran."""
     names = {service.name for service in services}
     chosen = [service for service in reversed(SERVICES.values()) if service.name in names]
-    try:
-        return [service.name for service in chosen if _stop_one(settings, service, patience_s)]
-    except (KeyboardInterrupt, SystemExit):
-        for service in chosen:
-            _stop_one(settings, service, 0)
-        raise
+    return [service.name for service in chosen if _stop_one(settings, service, patience_s)]
 
 
 def _stop_one(settings: Settings, service: Service, patience_s: float) -> bool:

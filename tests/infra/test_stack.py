@@ -343,7 +343,6 @@ USER = """
 @pytest.mark.parametrize(
     ("number", "then", "code"),
     [
-        (signal.SIGINT, "import time; time.sleep(60)", -signal.SIGINT),
         (signal.SIGTERM, "import time; time.sleep(60)", 128 + signal.SIGTERM),
         (None, "raise RuntimeError('the block failed')", 1),
     ],
@@ -359,6 +358,24 @@ def test_short_lived_services_end_with_their_block(
         user.send_signal(number)
     user.communicate(timeout=30)
     assert user.returncode == code
+    assert of_stack(settled) == []
+
+
+def test_interrupts_end_the_waiting_but_not_the_ending(settled: Settings) -> None:
+    user = run_script(settled, USER.format(then="import time; time.sleep(60)"))
+    assert user.stdout is not None
+    assert user.stdout.readline() == "in\n"
+    # One that does not answer would keep a patient user waiting for ten seconds.
+    stopped = of_service(settled, "mlflow")
+    for process in stopped:
+        process.suspend()
+    began = time.monotonic()
+    for _ in range(3):
+        user.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    user.communicate(timeout=30)
+    assert user.returncode == -signal.SIGINT
+    assert time.monotonic() - began < stack.STOP_PATIENCE_S
     assert of_stack(settled) == []
 
 
