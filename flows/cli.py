@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,178 @@ app = typer.Typer(
     help="Image and text on one hinge: data in, a gated champion out.",
 )
 
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("-o", "--override", help="A setting for this run, as training.lr=1e-4."),
+]
+ExperimentArgument = Annotated[
+    str, typer.Argument(help="A file of flows/experiments, by its stem.")
+]
+
+
+@app.command()
+def demo(
+    force: Annotated[
+        bool, typer.Option(help="Train again although nothing changed, with the next seed.")
+    ] = True,
+    debug: Debug = False,
+) -> None:
+    """Run the main job on real drawings: train CLIP and VirTex, measure, gate, promote."""
+    from flows.terminal import errors_in_words, say
+
+    with errors_in_words(debug):
+        from components.models.lite0 import PretrainedMissing, weights_path
+
+        night = ["clip_emoji_mini", "virtex_emoji_mini"]
+        try:
+            weights_path()
+        except PretrainedMissing:
+            say("The ImageNet weights are not installed: the towers learn from scratch.")
+            night = [f"{experiment}_conv" for experiment in night]
+        _night(night, [], force)
+        say("Next: `diptych up` opens the pages above; `diptych ledger` says what was decided.")
+
+
+@app.command()
+def retrain(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(help="Experiments in order; the nightly two if none.")
+    ] = None,
+    override: Overrides = None,
+    force: Annotated[
+        bool, typer.Option(help="Train although data and settings are unchanged.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """The night, now: fresh data, retrain what changed, promote or refuse with reasons."""
+    from flows.terminal import errors_in_words
+
+    with errors_in_words(debug):
+        _night(experiments or ["clip_emoji_mini", "virtex_emoji_mini"], override or [], force)
+
+
+@app.command()
+def train(experiment: ExperimentArgument, override: Overrides = None, debug: Debug = False) -> None:
+    """Train one experiment up to a registered version; promotes nothing."""
+    from flows.terminal import errors_in_words, launcher, platform, show
+    from infra.settings import Settings
+
+    with errors_in_words(debug):
+        from flows.experiment import read_experiment
+
+        read_experiment(experiment, override or [])
+        settings = Settings.read()
+        with platform(settings):
+            from flows.train_model import train_model
+
+            show([train_model(experiment, override or [], launcher(settings))])
+
+
+@app.command()
+def evaluate(
+    model: ExperimentArgument,
+    number: Annotated[
+        int | None, typer.Argument(help="A version; the champion if left out.")
+    ] = None,
+    override: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Measure a registered version on its experiment's data."""
+    from flows.terminal import errors_in_words, platform, say
+    from infra.settings import Settings
+
+    with errors_in_words(debug), platform(Settings.read()):
+        from flows.evaluate_model import evaluate_model
+
+        for name, value in evaluate_model(model, number, override or []).items():
+            say(f"{name:45} {value:.4f}")
+
+
+@app.command()
+def promote(
+    model: ExperimentArgument,
+    number: Annotated[int, typer.Argument(help="The version that asks to be champion.")],
+    debug: Debug = False,
+) -> None:
+    """Ask the gate about a version; move the champion alias if it passes. Exit code 1 if refused."""
+    from flows.terminal import errors_in_words, platform, show
+    from infra.settings import Settings
+
+    with errors_in_words(debug), platform(Settings.read()):
+        from flows.promote_model import promote_model
+
+        outcome = promote_model(model, number)
+        show([outcome])
+        raise typer.Exit(0 if outcome.promoted else 1)
+
+
+@app.command()
+def rollback(
+    model: ExperimentArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")],
+    debug: Debug = False,
+) -> None:
+    """Give the champion alias back to the version that had it before."""
+    from flows.terminal import errors_in_words, platform, say
+    from infra.settings import Settings
+
+    with errors_in_words(debug), platform(Settings.read()):
+        from flows.promote_model import rollback_model
+
+        say(f"{model} version {rollback_model(model, reason)} is champion again.")
+
+
+@app.command()
+def reconcile(debug: Debug = False) -> None:
+    """Make every champion alias what the ledger says, and finish moves a crash left open."""
+    from flows.terminal import errors_in_words, platform, say
+    from infra.settings import Settings
+
+    with errors_in_words(debug), platform(Settings.read()):
+        from flows.services import services
+        from registry import promotion
+
+        doors = services()
+        for model in doors.ledger.models():
+            champion = promotion.reconcile(doors.ledger, doors.versions, model)
+            say(f"{model}: " + (f"version {champion.number}" if champion else "no champion"))
+
+
+@app.command()
+def ledger(
+    limit: Annotated[int, typer.Option(min=1, help="How many decisions, newest first.")] = 20,
+    debug: Debug = False,
+) -> None:
+    """What was decided, when, by whom and why."""
+    from flows.terminal import errors_in_words
+    from infra.settings import Settings
+
+    with errors_in_words(debug):
+        from rich.console import Console
+        from rich.table import Table
+
+        from registry.ledger.store import Ledger
+
+        settings = Settings.read()
+        settings.prepare()
+        table = Table("when (UTC)", "what", "model", "version", "outcome", "by", "why")
+        for entry in Ledger(settings.ledger_url).migrate().history(limit):
+            cells = (entry.kind, entry.model, entry.number, entry.outcome, entry.by, entry.text)
+            table.add_row(f"{entry.at:%Y-%m-%d %H:%M:%S}", *(str(cell or "") for cell in cells))
+        Console().print(table)
+
+
+@app.command()
+def families(debug: Debug = False) -> None:
+    """The model families: what each can do, and how large its presets are."""
+    from flows.terminal import errors_in_words
+
+    with errors_in_words(debug):
+        from flows.families import show_families
+
+        show_families()
+
 
 @app.command()
 def prepare(
@@ -21,14 +194,91 @@ def prepare(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the shards; data/shards/SOURCE if left out.")
     ] = None,
+    debug: Debug = False,
 ) -> None:
     """Make a source's shards and manifest (what `dvc repro` runs)."""
-    from components.catalog import SOURCES
-    from components.data.shards import write_shards
+    from flows.terminal import errors_in_words, say
 
-    shards = write_shards(SOURCES[source](), out or Path("data/shards") / source)
-    counts = ", ".join(f"{split} {count}" for split, count in shards.counts.items())
-    typer.echo(f"{source}: {counts}; digest {shards.digest[:12]} in {shards.path}")
+    with errors_in_words(debug):
+        from components.catalog import SOURCES
+        from components.data.shards import write_shards
+
+        shards = write_shards(SOURCES[source](), out or Path("data/shards") / source)
+        counts = ", ".join(f"{split} {count}" for split, count in shards.counts.items())
+        say(f"{source}: {counts}; digest {shards.digest[:12]} in {shards.path}")
+
+
+@app.command()
+def up(debug: Debug = False) -> None:
+    """Start Prefect, MLflow and a Ray head on loopback, and deploy every flow; what runs stays."""
+    from flows.terminal import errors_in_words, say
+    from infra import stack
+    from infra.prefect_server import deploy
+    from infra.settings import Settings
+
+    with errors_in_words(debug):
+        settings = Settings.read()
+        services = stack.up(settings, say=say)
+        deploy(settings)
+        for service in services:
+            if service.url:
+                say(f"{service.name:8} {service.url}")
+        say("`diptych status` says how they are, `diptych down` ends them.")
+
+
+@app.command()
+def down(debug: Debug = False) -> None:
+    """Stop what `diptych up` started, with every process it left."""
+    from flows.terminal import errors_in_words, say
+    from infra import stack
+    from infra.settings import Settings
+
+    with errors_in_words(debug):
+        if not stack.down(Settings.read(), say=say):
+            say("Nothing of ours was running.")
+
+
+@app.command()
+def status(debug: Debug = False) -> None:
+    """How each service is; exit code 1 if one that was started is not well."""
+    from flows.terminal import errors_in_words, say
+    from infra import stack
+    from infra.settings import Settings
+
+    with errors_in_words(debug):
+        services = stack.status(Settings.read())
+        for each in services:
+            say(f"{each.name:8} {each.state:5} {each.url or ''} {each.detail}".rstrip())
+        raise typer.Exit(1 if any(each.state == "ill" for each in services) else 0)
+
+
+def _night(experiments: list[str], overrides: list[str], force: bool) -> None:
+    from flows.experiment import read_experiment
+    from flows.terminal import launcher, platform, show
+    from infra.settings import Settings
+
+    for experiment in experiments:
+        read_experiment(experiment, overrides)  # a mistake is told before anything is started
+    settings = Settings.read()
+    with platform(settings):
+        from flows.nightly_retrain import nightly_retrain
+
+        show(nightly_retrain(experiments, overrides, force, launcher(settings)))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"diptych {version('diptych')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the whole command."""
 
 
 def main() -> None:

@@ -79,6 +79,12 @@ def read_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
     return _typed(text, path)
 
 
+def run_key(experiment: Experiment, shards_digest: str, attempt: int) -> str:
+    """What names a run: settings, data and attempt; the same again is the same run, gone on with."""
+    parts = f"{experiment.digest}\n{shards_digest}\n{attempt}"
+    return f"{experiment.name}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
+
+
 def _load(path: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         known = [experiment.value for experiment in ExperimentName]
@@ -126,7 +132,7 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
         evaluation=_validate(EvaluationPlan, text.get("evaluation") or {}, f"{path}: evaluation"),
         gate=tuple(_validate(Rule, rule, f"{path}: gate") for rule in text.get("gate") or ()),
     )
-    check_rules(experiment.gate, measurable(family, experiment.evaluation))
+    check_rules(experiment.gate, measurable(family))
     return experiment
 
 

@@ -114,12 +114,7 @@ def markdown(outcome: Outcome) -> str:
     """The artifact a flow run shows."""
     parts = [f"## {outcome.experiment}", outcome.sentence()]
     if outcome.candidate is not None:
-        parts.append(_markdown_table(rows(outcome.candidate.report, outcome.champion_report)))
-        parts.append(
-            f"{outcome.candidate.report.count} images of the {outcome.candidate.report.split} split of shards "
-            f"`{outcome.candidate.report.shards_digest[:12]}`, "
-            f"checkpoint `{outcome.candidate.checkpoint.digest[:12]}`."
-        )
+        parts += _measured(outcome.candidate.report, outcome.champion_report)
     if outcome.verdict is not None:
         parts.append(f"### Verdict: {'passed' if outcome.verdict.passed else 'refused'}")
         parts += [
@@ -128,6 +123,19 @@ def markdown(outcome: Outcome) -> str:
         ]
     parts += [f"[{title}]({address})" for title, address in outcome.links.items()]
     return "\n\n".join(parts)
+
+
+def report_markdown(title: str, report: Report) -> str:
+    """The artifact of an evaluation."""
+    return "\n\n".join([f"## {title}", *_measured(report)])
+
+
+def _measured(report: Report, champion: Report | None = None) -> list[str]:
+    return [
+        _markdown_table(rows(report, champion)),
+        f"{report.count} images of the {report.split} split of shards `{report.shards_digest[:12]}`, "
+        f"checkpoint `{report.checkpoint_digest[:12]}`.",
+    ]
 
 
 def _number(values: Mapping[str, float], name: str) -> str:

@@ -14,24 +14,18 @@ from flows.services import services
 
 @task(name="fetch revision", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
 def fetch_revision(source: str) -> Revision:
-    """Bring the shards of a source up to date through DVC and write the revision into the ledger."""
-    doors = services()
-    revision = fetch(source, doors.settings.root)
-    doors.ledger.record_revision(
-        source=source,
-        rev=revision.rev,
-        dvc_digest=revision.dvc_digest,
-        shards_digest=revision.shards.digest,
-        counts=dict(revision.shards.counts),
-    )
-    return revision
+    """Bring the shards of a source up to date through DVC."""
+    return fetch(source, services().settings.repo)
 
 
 @task(name="check expectations", cache_policy=NO_CACHE)
 def check_expectations(revision: Revision) -> Expectations:
-    """Ask Great Expectations about the manifest; our own page says what it answered."""
-    page = services().settings.pages / f"expectations-{revision.shards.digest[:16]}.html"
-    return check(revision.shards, page)
+    """Ask Great Expectations about the manifest; our own page says what it answered, the ledger keeps it."""
+    doors = services()
+    page = doors.settings.pages / f"expectations-{revision.shards.digest[:16]}.html"
+    expectations = check(revision.shards, page)
+    doors.ledger.record_revision(revision, expectations)
+    return expectations
 
 
 @flow(name="refresh-dataset", flow_run_name="refresh {source}")

@@ -1,45 +1,184 @@
 """Tasks more than one flow uses: a function from below with retries and a name, and the order they stand in."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
+from components.data.shards import read_images, read_manifest
 from components.evaluation.measure import measure
+from components.evaluation.plan import EvaluationPlan
+from components.failpoint import failpoint
 from components.records import Checkpoint, Report, Revision, Shards
 from components.training import ray_trainer
 from components.training.job import TrainingJob
 from flows.experiment import Experiment, run_key
 from flows.outcome import Candidate
-from flows.progress import tell
+from flows.progress import teller
 from flows.services import services
 
 
 def make_candidate(
-    experiment: Experiment, revision: Revision, attempt: int, launcher: str, night_run: str | None
+    experiment: Experiment,
+    revision: Revision,
+    attempt: int,
+    launcher: str,
+    night_run: str | None = None,
 ) -> Candidate:
-    """Train, measure and register one experiment; every step a no-op where it was done before."""
-    key = run_key(experiment, revision.shards.digest, attempt)
-    # Another attempt on the same data is another draw: the seed moves, so that it can differ from the last.
-    plan = replace(experiment.training, seed=experiment.training.seed + attempt)
-    job = TrainingJob(
-        family=experiment.family,
-        config=experiment.model.to_dict(),
-        plan=plan,
-        shards=revision.shards.path,
-        folder=services().settings.runs / key,
-    )
-    run_id = open_run(experiment, revision, job, key, night_run)
-    checkpoint = train(job, launcher, run_id)
-    report = evaluate(checkpoint, revision.shards, experiment)
-    log_report(run_id, experiment, job, report, revision.shards)
-    number = register(experiment, revision, checkpoint, run_id, key, attempt)
+    """Train, measure and register one experiment; every step is a no-op where it was done before."""
+    job = training_job(experiment, revision.shards, attempt)
+    run_id = open_run(experiment, revision, job, night_run)
+    checkpoint = train(experiment.name, job, launcher, run_id)
+    reports = [
+        evaluate(checkpoint, revision.shards, split, experiment.evaluation)
+        for split in (experiment.evaluation.split, *experiment.evaluation.also)
+    ]
+    number = register(experiment, revision, job, checkpoint, reports, run_id, attempt)
     return Candidate(
         experiment=experiment.name,
-        run_key=key,
+        run_key=job.folder.name,
         mlflow_run_id=run_id,
         checkpoint=checkpoint,
-        report=report,
+        report=reports[0],
         number=number,
     )
+
+
+def training_job(experiment: Experiment, shards: Shards, attempt: int) -> TrainingJob:
+    """What to train. Each attempt on the same data draws another seed, or it would be the same model again."""
+    return TrainingJob(
+        family=experiment.family,
+        config=experiment.model.to_dict(),
+        plan=replace(experiment.training, seed=experiment.training.seed + attempt),
+        shards=shards.path,
+        folder=services().settings.runs / run_key(experiment, shards.digest, attempt),
+    )
+
+
+@task(name="open run", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def open_run(
+    experiment: Experiment, revision: Revision, job: TrainingJob, night_run: str | None
+) -> str:
+    """The MLflow run of this training, found again by its key if the night was interrupted."""
+    tracking = services().tracking
+    run_id = tracking.open_run(
+        job.folder.name,
+        experiment.name,
+        parent_run_id=night_run,
+        tags={
+            "diptych.experiment": experiment.name,
+            "diptych.family": experiment.family,
+            "diptych.flow_run": str(flow_run.get_id()),
+            "diptych.flow_run_page": str(flow_run.get_ui_url()),
+            "diptych.shards": revision.shards.digest,
+        },
+    )
+    settings = {
+        "family": experiment.family,
+        "source": experiment.source,
+        "experiment_digest": experiment.digest[:12],
+        "model": job.config,
+        "training": job.plan.to_dict(),
+        "evaluation": experiment.evaluation.to_dict(),
+    }
+    tracking.log_params(run_id, settings)
+    tracking.log_data(run_id, revision)
+    return run_id
+
+
+@task(name="train", retries=1, retry_delay_seconds=2, cache_policy=NO_CACHE)
+def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint:
+    """Train to the last step, or go on from the last checkpoint; progress reaches MLflow and this run's log."""
+    doors = services()
+    with doors.tracking.follow(job.progress, run_id) as follower:
+        checkpoint = ray_trainer.train(
+            job,
+            launcher=launcher,
+            address=doors.settings.ray_address,
+            on_line=teller(name, job.plan.steps),
+        )
+    if follower.unsynced:
+        get_run_logger().warning(
+            "%d reports of %s did not reach MLflow (%s); they stay in %s and the next run of this training sends them.",
+            follower.unsynced,
+            name,
+            follower.problem,
+            job.progress,
+        )
+    failpoint("trained")
+    return checkpoint
+
+
+@task(name="evaluate", retries=1, cache_policy=NO_CACHE)
+def evaluate(checkpoint: Checkpoint, shards: Shards, split: str, plan: EvaluationPlan) -> Report:
+    """Every number a checkpoint's abilities call for, on one split."""
+    return measure(checkpoint, shards, split, plan, services().settings.captions)
+
+
+@task(name="register", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def register(
+    experiment: Experiment,
+    revision: Revision,
+    job: TrainingJob,
+    checkpoint: Checkpoint,
+    reports: Sequence[Report],
+    run_id: str,
+    attempt: int,
+) -> int:
+    """Log the reports, register the checkpoint as a version, and write both into the ledger; returns its number."""
+    doors, key = services(), job.folder.name
+    for report in reports:
+        doors.tracking.log_report(run_id, report)
+        if report.captions is not None:
+            doors.tracking.log_file(run_id, report.captions.path, "captions")
+    doors.ledger.record_run(
+        key,
+        experiment=experiment.name,
+        experiment_digest=experiment.digest,
+        family=experiment.family,
+        shards_digest=revision.shards.digest,
+        seed=job.plan.seed,
+        attempt=attempt,
+        checkpoint_digest=checkpoint.digest,
+        mlflow_run_id=run_id,
+        flow_run_id=str(flow_run.get_id()),
+    )
+    rows = read_manifest(revision.shards)
+    shown = next(row for row in rows if row.sample.split == experiment.evaluation.split)
+    number = doors.versions.register(
+        run_id,
+        experiment.name,
+        checkpoint,
+        key=key,
+        example=next(read_images(revision.shards, [shown])),
+        labels=list(dict.fromkeys(row.sample.label for row in rows)),
+        prompts=experiment.evaluation.prompts,
+    )
+    doors.ledger.record_version(experiment.name, number, key, checkpoint.digest)
+    failpoint("registered")
+    return number
+
+
+def ray_for(launcher: str, due: Sequence[Experiment]) -> AbstractContextManager[None]:
+    """One Ray for a whole night, where trainings need one of their own."""
+    return ray_trainer.local_ray() if launcher == "local" and due else nullcontext()
+
+
+def links(run_id: str, model: str, number: int, champion: int | None = None) -> dict[str, str]:
+    """The pages to open: title -> address."""
+    doors = services()
+    found = {
+        "MLflow run": doors.tracking.run_page(run_id),
+        "Registered version": doors.versions.page(model, number),
+    }
+    if champion is not None:
+        entry = doors.ledger.version(model, champion)
+        run = doors.ledger.run(entry.run_key) if entry else None
+        if run is not None:
+            found["Compare with champion"] = doors.tracking.compare_page(
+                [run.mlflow_run_id, run_id]
+            )
+    return {title: address for title, address in found.items() if address}

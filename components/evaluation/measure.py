@@ -25,41 +25,34 @@ Progress = Callable[[str, int, int], None]
 def measure(
     checkpoint: Checkpoint,
     shards: Shards,
+    split: str,
     plan: EvaluationPlan,
     captions_folder: Path,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> Report:
-    """Every number the model's abilities call for, on `plan.split` and, prefixed, on the splits `plan.also`."""
+    """Every number the model's abilities call for, on one split; captions are kept in `captions_folder`."""
     model, tokenizer, _ = load_model(checkpoint.path)
-    model.eval()
     side_px = model.batch_spec().image_px
-    train = load_split(shards, "train", side_px)
-    values: dict[str, float] = {}
-    captions = None
-    for split in (plan.split, *plan.also):
-        subject = Subject(
-            model=model,
-            tokenizer=tokenizer,
-            images=load_split(shards, split, side_px),
-            train=train,
-            plan=plan,
-        )
-        key = captions_key(checkpoint, shards.digest, split, plan)
-        found, written = _measure(subject, captions_folder / f"{key}.jsonl", key, on_progress)
-        prefix = "" if split == plan.split else f"{split}/"
-        values |= {prefix + metric: value for metric, value in found.items()}
-        captions = captions or written
+    subject = Subject(
+        model=model,
+        tokenizer=tokenizer,
+        images=load_split(shards, split, side_px),
+        train=load_split(shards, "train", side_px),
+        plan=plan,
+    )
+    key = captions_key(checkpoint, shards.digest, split, plan)
+    values, captions = _measure(subject, captions_folder / f"{key}.jsonl", key, on_progress)
     return Report(
         checkpoint_digest=checkpoint.digest,
         shards_digest=shards.digest,
-        split=plan.split,
-        count=shards.counts[plan.split],
+        split=split,
+        count=len(subject.images.rows),
         values=values,
         captions=captions,
     )
 
 
-def measurable(family: type, plan: EvaluationPlan) -> set[str]:
+def measurable(family: type) -> set[str]:
     """Names of all values that a report of this family holds, so that a gate can be checked before training."""
     able = {
         ability
@@ -67,9 +60,9 @@ def measurable(family: type, plan: EvaluationPlan) -> set[str]:
         if issubclass(family, protocol)
     }
     plain = {metric for metric, entry in METRICS.items() if entry.ability in able}
-    columns = ("", *(f"{column}/" for column in COLUMNS))
-    splits = ("", *(f"{split}/" for split in plan.also))
-    return {split + column + metric for split in splits for column in columns for metric in plain}
+    return {
+        column + metric for column in ("", *(f"{name}/" for name in COLUMNS)) for metric in plain
+    }
 
 
 def _measure(

@@ -27,7 +27,7 @@ class EvaluationPlan:
     split: str = "test"
     """The split the gate reads."""
     also: tuple[str, ...] = ()
-    """Splits measured beside it, reported as `SPLIT/metric`."""
+    """Splits measured beside it; each has a report of its own."""
     decoder: str = "beam"
     """How captions are written."""
     beams: int = 5

@@ -1,0 +1,156 @@
+"""Tasks that decide: hold a candidate against the champion, write the verdict down, move the alias or leave it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from components.failpoint import failpoint
+from components.records import Checkpoint, Report, Revision
+from components.training.checkpoint import verify
+from flows.experiment import Experiment
+from flows.outcome import Candidate, Outcome
+from flows.services import services
+from flows.steps import evaluate, links
+from registry import promotion
+from registry.gates import judge as hold_against
+from registry.ledger.entries import RunEntry, VerdictEntry, VersionEntry
+from registry.versions import VersionMissing
+
+
+def decide(
+    experiment: Experiment, candidate: Candidate, revision: Revision, attempt: int
+) -> Outcome:
+    """Measure the champion on the same shards, ask the gate, and promote or refuse."""
+    ledger = services().ledger
+    champion = ledger.champion(experiment.name)
+    number = champion.number if champion else None
+    if number == candidate.number:  # decided before a crash, and settled since
+        verdict, report, promoted = ledger.verdict_of(candidate.run_key), None, True
+        number = None
+    else:
+        report = None if number is None else champion_report(experiment, number, revision)
+        verdict = judge(experiment, candidate, report)
+        promoted = verdict.passed and promote(experiment.name, candidate.number, verdict)
+    return Outcome(
+        experiment=experiment.name,
+        family=experiment.family,
+        attempt=attempt,
+        candidate=candidate,
+        champion=number,
+        champion_report=report,
+        verdict=verdict.verdict if verdict else None,
+        promoted=promoted,
+        links=links(candidate.mlflow_run_id, experiment.name, candidate.number, number),
+    )
+
+
+def attempts(experiment: Experiment, shards_digest: str) -> int:
+    """How often this experiment was decided on this data: 0 means that there is something to train.
+
+    A run whose verdict passed and whose alias never moved is not decided yet: a crash came between.
+    """
+    ledger = services().ledger
+    moved = {move.number for move in ledger.moves(experiment.name) if move.phase == "closed"}
+    return sum(
+        not judged.verdict.passed
+        or any(version.number in moved for version in ledger.versions_of(judged.run.key))
+        for judged in ledger.judged_runs(experiment.digest, shards_digest)
+    )
+
+
+def unchanged(experiment: Experiment, attempt: int) -> Outcome:
+    """The outcome of an experiment with nothing to train."""
+    champion = services().ledger.champion(experiment.name)
+    return Outcome(
+        experiment=experiment.name,
+        family=experiment.family,
+        attempt=attempt,
+        champion=champion.number if champion else None,
+    )
+
+
+@task(name="settle", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def settle(models: Sequence[str]) -> None:
+    """Finish what a crash left between ledger and registry, before anything new is decided."""
+    doors = services()
+    for model in models:
+        for move in promotion.finish_open_moves(doors.ledger, doors.versions, model):
+            get_run_logger().warning(
+                "%s: version %d was decided and not moved; its move is closed now.",
+                model,
+                move.number,
+            )
+        promotion.reconcile(doors.ledger, doors.versions, model)
+
+
+def champion_report(experiment: Experiment, number: int, revision: Revision) -> Report:
+    """The champion's numbers on tonight's shards: those of another revision are never compared."""
+    checkpoint = fetch_version(experiment.name, number)
+    plan = experiment.evaluation
+    return evaluate.with_options(name="evaluate champion")(
+        checkpoint, revision.shards, plan.split, plan
+    )
+
+
+@task(name="fetch version", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def fetch_version(model: str, number: int) -> Checkpoint:
+    """A registered version's checkpoint, verified, from the registry or from the copy fetched before."""
+    doors = services()
+    folder: Path = doors.settings.home / "versions"
+    return verify(doors.versions.checkpoint(model, number, folder))
+
+
+def known_version(model: str, number: int | None) -> tuple[VersionEntry, RunEntry]:
+    """What the ledger holds of a version, the champion if no number is given.
+
+    Raises VersionMissing with the versions there are.
+    """
+    ledger = services().ledger
+    entry = ledger.champion(model) if number is None else ledger.version(model, number)
+    run = ledger.run(entry.run_key) if entry else None
+    if entry is None or run is None:
+        wanted = "no champion" if number is None else f"no version {number}"
+        raise VersionMissing(
+            f"The ledger holds {wanted} of {model}. `diptych ledger` shows what there is; "
+            f"`diptych train {model}` makes a version."
+        )
+    return entry, run
+
+
+@task(name="judge", cache_policy=NO_CACHE)
+def judge(experiment: Experiment, candidate: Candidate, champion: Report | None) -> VerdictEntry:
+    """Ask the gate, and write what it says into the ledger."""
+    verdict = hold_against(candidate.report, champion, experiment.gate)
+    entry = services().ledger.record_verdict(candidate.run_key, verdict)
+    failpoint("judged")
+    return entry
+
+
+@task(name="promote", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def promote(model: str, number: int, verdict: VerdictEntry) -> bool:
+    """Open the move, point the alias, close the move; again is no second move."""
+    doors = services()
+    promotion.promote(
+        doors.ledger,
+        doors.versions,
+        model=model,
+        number=number,
+        verdict=verdict,
+        by=f"flow run {flow_run.get_id()}",
+    )
+    doors.versions.tag(model, number, "gate", "passed")
+    return True
+
+
+@task(name="give back", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def give_back(model: str, reason: str) -> int:
+    """The champion before the present one is champion again; its number."""
+    doors, by = services(), f"flow run {flow_run.get_id()}"
+    # The flow run is the key, so that a retry of this task goes back once.
+    move = promotion.rollback(
+        doors.ledger, doors.versions, model=model, by=by, reason=reason, key=f"rollback:{by}"
+    )
+    return move.number

@@ -1,0 +1,38 @@
+"""Measure a registered version on its experiment's data, as it is now; the numbers go to the version's run."""
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.decisions import fetch_version, known_version
+from flows.experiment import ExperimentName, read_experiment
+from flows.outcome import report_markdown
+from flows.refresh_dataset import refresh_dataset
+from flows.services import services
+from flows.steps import evaluate
+
+
+@flow(name="evaluate-model", flow_run_name="evaluate {model}")
+def evaluate_model(
+    model: ExperimentName = ExperimentName.virtex_emoji_mini,
+    version: int | None = None,
+    overrides: list[str] = [],  # noqa: B006 Prefect shows the default in the form
+) -> dict[str, float]:
+    """Measure one version and log its report.
+
+    Args:
+        model: The experiment whose version it is.
+        version: Its number; the champion if left out.
+        overrides: Settings of the evaluation changed for this run, as "evaluation.split=val".
+    """
+    experiment = read_experiment(model, overrides)
+    entry, run = known_version(experiment.name, version)
+    revision = refresh_dataset(experiment.source)
+    checkpoint = fetch_version(experiment.name, entry.number)
+    plan = experiment.evaluation
+    report = evaluate(checkpoint, revision.shards, plan.split, plan)
+    services().tracking.log_report(run.mlflow_run_id, report)
+    create_markdown_artifact(
+        report_markdown(f"{experiment.name} version {entry.number}", report),
+        key=f"report-{experiment.name.replace('_', '-')}",
+    )
+    return dict(report.values)

@@ -1,0 +1,46 @@
+"""The whole night, in order: fresh data, each experiment retrained if something changed, a gated champion out."""
+
+from prefect import flow
+
+from flows.decisions import attempts, decide, settle, unchanged
+from flows.experiment import ExperimentName, Launcher, read_experiment
+from flows.outcome import Outcome
+from flows.publishing import open_night, publish
+from flows.refresh_dataset import refresh_dataset
+from flows.steps import make_candidate, ray_for
+
+
+@flow(name="nightly-retrain")
+def nightly_retrain(
+    experiments: list[ExperimentName] = [  # noqa: B006 Prefect shows the default in the form
+        ExperimentName.clip_emoji_mini,
+        ExperimentName.virtex_emoji_mini,
+    ],
+    overrides: list[str] = [],  # noqa: B006
+    force: bool = False,
+    launcher: Launcher = Launcher.jobs,
+) -> list[Outcome]:
+    """Bring data up to date, retrain what it affects, measure, and promote or refuse with reasons.
+
+    Args:
+        experiments: Files of flows/experiments, in order.
+        overrides: Settings changed for every experiment of this night, as "training.steps=200".
+        force: Train although data and settings are unchanged, with the next seed.
+        launcher: Where training runs.
+    """
+    night = [read_experiment(name, overrides) for name in experiments]
+    settle([experiment.name for experiment in night])
+    revisions = {
+        source: refresh_dataset(source) for source in sorted({each.source for each in night})
+    }
+    decided = {each.name: attempts(each, revisions[each.source].shards.digest) for each in night}
+    due = [each for each in night if force or not decided[each.name]]
+    run_id = open_night(due, revisions, decided)
+    outcomes = [unchanged(each, decided[each.name]) for each in night if each not in due]
+    with ray_for(launcher, due):
+        for experiment in due:
+            revision, attempt = revisions[experiment.source], decided[experiment.name]
+            candidate = make_candidate(experiment, revision, attempt, launcher, run_id)
+            outcomes.append(decide(experiment, candidate, revision, attempt))
+    publish(outcomes, run_id)
+    return outcomes

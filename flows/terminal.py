@@ -1,0 +1,97 @@
+"""How a command meets a terminal: the platform around it, plain log lines, tables, errors without tracebacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from infra import stack
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from flows.outcome import Outcome
+
+EXPECTED = (ValueError, LookupError, OSError, RuntimeError, ArithmeticError)
+"""What a person can mend: told in words, exit code 2. Anything else is our mistake and shows its traceback."""
+
+
+@contextmanager
+def errors_in_words(debug: bool) -> Iterator[None]:
+    """Turn an expected error into its message on stderr and exit code 2; `debug` lets it through."""
+    try:
+        yield
+    except EXPECTED as error:
+        if debug:
+            raise
+        print(f"diptych: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def platform(settings: Settings) -> Iterator[None]:
+    """Prefect and MLflow for the length of a command: those that are up, or short-lived ones that end with it."""
+    # Prefect, MLflow and Ray read their settings when they are imported, which happens inside the block.
+    os.environ.update(settings.child_environment())
+    with stack.short_lived(settings, ("prefect", "mlflow"), say=say):
+        _plain_log()
+        yield
+
+
+def launcher(settings: Settings) -> str:
+    """Ray's head if it is up, else a Ray of the command's own."""
+    up = {service.name for service in stack.status(settings) if service.state == "up"}
+    return "jobs" if "ray" in up else "local"
+
+
+def say(line: str) -> None:
+    """One line, at once."""
+    print(line, flush=True)
+
+
+def show(outcomes: Sequence[Outcome]) -> None:
+    """Report tables, verdicts with their reasons, and the pages to open."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from flows.outcome import rows
+
+    console = Console(highlight=False)
+    for outcome in outcomes:
+        if outcome.candidate is not None:
+            table = Table(title=f"{outcome.experiment} version {outcome.candidate.number}")
+            found = rows(outcome.candidate.report, outcome.champion_report)
+            for place, column in enumerate(found[0] if found else ()):
+                table.add_column(
+                    column.replace("_", " "), justify="right" if place else "left", no_wrap=True
+                )
+            for row in found:
+                table.add_row(*row.values())
+            console.print(table)
+        for reason in outcome.verdict.reasons if outcome.verdict else ():
+            console.print(f"  {'✓' if reason.passed else '✗'} {reason.sentence}", markup=False)
+        console.print(outcome.sentence(), style="bold", markup=False)
+        for title, address in outcome.links.items():
+            console.print(f"  {title}: {address}", markup=False, soft_wrap=True)
+        console.print()
+
+
+class _Message(logging.Formatter):
+    """Time and message; the traceback is in the flow run's own log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{self.formatTime(record, '%H:%M:%S')}  {record.getMessage()}"
+
+
+def _plain_log() -> None:
+    import prefect.logging
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    prefect.logging.get_logger()  # sets Prefect's handlers up, so that they can be told how to speak
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("prefect")]
+    for handler in {h for name in names for h in logging.getLogger(name).handlers}:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.setFormatter(_Message())

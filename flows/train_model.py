@@ -1,0 +1,38 @@
+"""One experiment on its data, up to a registered version; the gate is asked by promote_model."""
+
+from prefect import flow
+
+from flows.decisions import attempts
+from flows.experiment import ExperimentName, Launcher, read_experiment
+from flows.outcome import Outcome
+from flows.publishing import publish
+from flows.refresh_dataset import refresh_dataset
+from flows.steps import links, make_candidate
+
+
+@flow(name="train-model", flow_run_name="train {experiment}")
+def train_model(
+    experiment: ExperimentName = ExperimentName.virtex_emoji_mini,
+    overrides: list[str] = [],  # noqa: B006 Prefect shows the default in the form and copies it
+    launcher: Launcher = Launcher.jobs,
+) -> Outcome:
+    """Train one experiment, measure it and register a version.
+
+    Args:
+        experiment: A file of flows/experiments.
+        overrides: Settings changed for this run, as "training.lr=1e-4".
+        launcher: Where training runs.
+    """
+    chosen = read_experiment(experiment, overrides)
+    revision = refresh_dataset(chosen.source)
+    attempt = attempts(chosen, revision.shards.digest)
+    candidate = make_candidate(chosen, revision, attempt, launcher)
+    outcome = Outcome(
+        experiment=chosen.name,
+        family=chosen.family,
+        attempt=attempt,
+        candidate=candidate,
+        links=links(candidate.mlflow_run_id, chosen.name, candidate.number),
+    )
+    publish([outcome])
+    return outcome
