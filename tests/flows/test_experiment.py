@@ -1,0 +1,116 @@
+"""Every shipped experiment reads; what cannot work is refused before anything starts, with what would."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.config import ConfigError
+from components.table import UnknownName
+from flows.experiment import FOLDER, ExperimentName, read_experiment, run_key
+
+GOOD = """
+family: virtex
+source: shapes_l0
+model: {preset: tiny}
+training: {steps: 30, batch_size: 8}
+gate:
+  - {metric: exact_match, at_least: 0.5}
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", [each.value for each in ExperimentName])
+def test_each_shipped_experiment_reads(name):
+    experiment = read_experiment(name)
+    assert experiment.name == name
+    assert experiment.gate
+
+
+def test_every_file_of_the_folder_is_in_the_dropdown():
+    assert {each.value for each in ExperimentName} == {path.stem for path in FOLDER.glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("change", "nearest"),
+    [
+        (("family: virtex", "family: virtx"), "virtex"),
+        (("source: shapes_l0", "source: shape_l0"), "shapes_l0"),
+        (("training: {", "trainng: {"), "training"),
+        (("steps: 30", "step: 30"), "steps"),
+        (("{preset: tiny}", "{preset: tiny, visoin: conv}"), "vision"),
+        (("at_least: 0.5", "at_leats: 0.5"), "at_least"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(written, change, nearest):
+    with pytest.raises(UnknownName, match=f'Did you mean "{nearest}"'):
+        read_experiment(written(GOOD.replace(*change)))
+
+
+def test_an_unknown_experiment_is_refused_with_the_nearest():
+    with pytest.raises(UnknownName, match='Did you mean "virtex_emoji_mini"'):
+        read_experiment("virtex_emoji_mni")
+
+
+def test_a_gate_on_a_metric_the_family_cannot_have_is_refused(written):
+    with pytest.raises(ConfigError, match="text_to_image_r1"):
+        read_experiment(written(GOOD.replace("exact_match", "text_to_image_r1")))
+
+
+def test_a_gate_without_rules_is_refused(written):
+    with pytest.raises(ConfigError, match="no rules"):
+        read_experiment(written(GOOD.partition("gate:")[0]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("steps: 30", "steps: -1"),
+        ("steps: 30", "steps: many"),
+        ("steps: 30", "steps: 30, lr: .nan"),
+        ("preset: tiny", "preset: enormous"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused(written, change):
+    with pytest.raises(ConfigError):
+        read_experiment(written(GOOD.replace(*change)))
+
+
+@pytest.mark.parametrize("text", ["- a list", "family: [", "!!python/object/apply:os.system [ls]"])
+def test_what_is_no_mapping_is_refused(written, text):
+    with pytest.raises(ConfigError):
+        read_experiment(written(text))
+
+
+def test_an_override_changes_the_setting_and_the_digest(written):
+    path = written(GOOD)
+    changed = read_experiment(path, ["training.lr=1e-4", "model.vision=conv"])
+    assert changed.training.lr == 1e-4
+    assert changed.digest != read_experiment(path).digest
+
+
+@pytest.mark.parametrize("override", ["training.lr", "lr=1", "gate.metric=1", "trainin.lr=1"])
+def test_an_override_that_names_no_setting_is_refused(written, override):
+    with pytest.raises((ConfigError, UnknownName)):
+        read_experiment(written(GOOD), [override])
+
+
+def test_a_run_is_named_by_settings_data_and_attempt(written):
+    one = read_experiment(written(GOOD))
+    other = read_experiment(written(GOOD), ["training.seed=1"])
+    keys = {
+        run_key(one, "data", 0),
+        run_key(one, "data", 1),
+        run_key(one, "other data", 0),
+        run_key(other, "data", 0),
+    }
+    assert len(keys) == 4
+    assert run_key(one, "data", 0) in keys
