@@ -75,14 +75,17 @@ def train(
     if launcher not in get_args(Launcher):
         raise ConfigError(f'launcher="{launcher}" is none of {", ".join(get_args(Launcher))}.')
     follower = Follower(job.progress, on_line)
-    if launcher == "inline":
+    done = latest(job.checkpoints)
+    if done and done.step == job.plan.steps:  # then no Ray is started to say so
+        claim(job.folder, job.to_dict(), begun=True)
+    elif launcher == "inline":
         _run_inline(job, follower)
     elif launcher == "local":
         _run_local(job, follower)
     else:
         _run_as_job(job, address, follower)
     follower.poll()
-    return verify(job.final)
+    return done if done and done.path == job.final else verify(job.final)
 
 
 def main(arguments: list[str]) -> None:
@@ -100,20 +103,21 @@ def local_ray() -> Iterator[None]:
     Inside another `local_ray`, or where Ray runs already, that one is used. Around several `train(launcher="local")`
     it saves starting Ray for each.
     """
-    import ray
+    with _environment(_local_settings()):  # before the import, which reads some of them
+        import ray
 
-    if ray.is_initialized():
-        yield
-        return
-    # Short, because Ray puts unix sockets in it and their paths end at 107 bytes.
-    temp = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
-    with _environment(_local_settings()):
+        if ray.is_initialized():
+            yield
+            return
+        # Short, because Ray puts unix sockets in it and their paths end at 107 bytes.
+        temp = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
         try:
             with _kept_signals():
                 ray.init(
                     include_dashboard=False,
                     log_to_driver=False,
                     configure_logging=False,
+                    _node_ip_address="127.0.0.1",
                     _temp_dir=str(temp),
                 )
             yield
@@ -296,7 +300,12 @@ def _train_settings() -> dict[str, str]:
 
 
 def _local_settings() -> dict[str, str]:
-    settings = {**_train_settings(), "RAY_USAGE_STATS_ENABLED": "0"}
+    settings = {
+        **_train_settings(),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Off, all that Ray opens listens on 127.0.0.1; on, it looks up the host's outward address and listens there.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         # Else Ray writes one into the home directory, readable by everybody. Its mode is left alone: unset, a new
         # local Ray asks for the token by itself, and a mode set after `import ray` is not seen.

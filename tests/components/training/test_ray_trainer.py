@@ -1,0 +1,337 @@
+"""The same numbers through every launcher; workers that die are replaced, callers that stop leave nothing running."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from components.config import ConfigError
+from components.training import progress, ray_trainer
+from components.training.checkpoint import load_model
+from components.training.job import TrainingJob, run_job
+from components.training.loop import LossNotFinite
+from components.training.plan import TrainingPlan
+from components.training.ray_trainer import TrainingFailed, local_ray, train
+
+ROOT = Path(ray_trainer.__file__).parents[2]
+PLAN = TrainingPlan(
+    steps=12, batch_size=8, warmup_steps=2, checkpoint_every=4, report_every=3, vocab_size=300
+)
+EXPLODES = {"lr": 1e30, "clip_norm": 0.0, "warmup_steps": 0, "schedule": "constant"}
+# Neither batch statistics nor dropout: two workers compute what one does, but for the order of sums.
+CONFIG = {
+    "vision": "vit", "image_px": 32, "patch_px": 8, "vision_width": 32, "vision_layers": 1,
+    "vision_heads": 2, "text_width": 32, "text_layers": 1, "embed_width": 16,
+}  # fmt: skip
+
+
+@pytest.fixture
+def make_job(tiny_shards, tmp_path):
+    """`make_job("run", steps=3)`: a CLIP of milliseconds in its own folder."""
+
+    def make(name: str, **changes) -> TrainingJob:
+        plan = replace(PLAN, **changes)
+        return TrainingJob(
+            family="clip", config=CONFIG, plan=plan, shards=tiny_shards.path, folder=tmp_path / name
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    """One Ray for all tests of the launcher local."""
+    with local_ray():
+        yield
+
+
+def steps_of(job: TrainingJob) -> list[int]:
+    return [line.step for line in progress.read(job.progress)]
+
+
+def wait_until(condition, limit_s: float = 90.0) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come to that"
+        time.sleep(0.05)
+
+
+def test_inline_is_the_plain_call_and_hands_on_every_line(make_job):
+    lines = []
+    made = train(make_job("here"), launcher="inline", on_line=lines.append)
+    assert made.digest == run_job(make_job("plain")).digest
+    assert [line.step for line in lines] == [3, 6, 9, 12]
+
+
+def test_lines_of_an_interrupted_training_come_once_and_in_order(make_job):
+    job, lines = make_job("run"), []
+
+    def stop(line) -> None:
+        if line.step == 9:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(job, launcher="inline", on_line=stop)
+    train(job, launcher="inline", on_line=lines.append)
+    assert [line.step for line in lines] == [3, 6, 9, 12]
+
+
+def test_inline_keeps_the_errors_own_class(make_job):
+    with pytest.raises(LossNotFinite):
+        train(make_job("run", **EXPLODES), launcher="inline")
+
+
+def test_a_launcher_that_cannot_run_the_plan_is_refused(make_job):
+    with pytest.raises(ConfigError, match="local or jobs"):
+        train(make_job("run", workers=2), launcher="inline")
+    with pytest.raises(ConfigError, match="needs the http address"):
+        train(make_job("run"), launcher="jobs")
+    with pytest.raises(ConfigError, match="inline, local, jobs"):
+        train(make_job("run"), launcher="slurm")
+
+
+@pytest.mark.stack
+def test_two_workers_of_a_local_ray_train_what_one_call_does(make_job, ray_here):
+    lines = []
+    alone = train(make_job("alone"), launcher="inline")
+    job = make_job("two", workers=2, cpus_per_worker=0.5)
+    together = train(job, launcher="local", on_line=lines.append)
+    assert [line.step for line in lines] == steps_of(job) == [3, 6, 9, 12]
+    one, two = load_model(alone.path)[0], load_model(together.path)[0]
+    for (name, here), there in zip(one.named_parameters(), two.parameters(), strict=True):
+        # 12 steps at 1e-3 move a weight by up to 0.012; what two orders of summing leave is far below.
+        torch.testing.assert_close(there, here, rtol=0, atol=1e-4, msg=name)
+    assert not (job.folder / "ray").exists()
+
+
+@pytest.mark.stack
+@pytest.mark.faults
+def test_a_killed_worker_is_replaced_and_the_end_is_the_same(make_job, ray_here):
+    changes = {"steps": 400, "checkpoint_every": 20, "report_every": 1}
+    expected = run_job(make_job("undisturbed", **changes))
+    job, killed = make_job("run", **changes), []
+
+    def kill_once(line) -> None:
+        if line.step > 30 and not killed:
+            lock = (job.folder / ".lock").stat().st_ino
+            killed.extend(
+                process.pid
+                for process in psutil.Process().children(recursive=True)
+                if any(Path(file.path).name == ".lock" and Path(file.path).stat().st_ino == lock
+                       for file in process.open_files())
+            )  # fmt: skip
+            os.kill(killed[0], signal.SIGKILL)
+
+    made = train(job, launcher="local", on_line=kill_once)
+    assert len(killed) == 1
+    assert made.digest == expected.digest
+    assert steps_of(job) == list(range(1, 401))
+
+
+@pytest.mark.stack
+def test_an_error_that_would_come_again_is_raised_once_with_its_name(make_job, ray_here):
+    job = make_job("run", **EXPLODES)
+    with pytest.raises(TrainingFailed, match=r"LossNotFinite: Step \d+ is not finite") as failed:
+        train(job, launcher="local")
+    assert failed.value.kind == "LossNotFinite"
+
+
+LOCAL = """
+import os, signal, sys
+from pathlib import Path
+import psutil
+from components.training.ray_trainer import local_ray
+
+mine = lambda *_: None
+signal.signal(signal.SIGTERM, mine)
+import tempfile
+before = set(os.listdir(tempfile.gettempdir()))
+with local_ray():
+    import ray
+    with local_ray():
+        print(ray.is_initialized(), signal.getsignal(signal.SIGTERM) is mine)
+    tree = psutil.Process().children(recursive=True)
+    listening = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in tree
+        for connection in process.net_connections("inet")
+        if connection.status == "LISTEN"
+    }
+    print(listening)
+    print(ray.is_initialized())
+print(ray.is_initialized(), "RAY_AUTH_TOKEN" in os.environ)
+print(sorted(name for name in set(os.listdir(tempfile.gettempdir())) - before if name.startswith("ray")))
+print((Path.home() / ".ray").exists())
+"""
+
+
+@pytest.mark.stack
+def test_a_local_ray_is_shared_inside_and_leaves_no_process_file_or_handler(tmp_path):
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCAL],
+        cwd=ROOT, env=environment | {"HOME": str(tmp_path)}, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        started: set[psutil.Process] = set()
+        while process.poll() is None:
+            started |= set(psutil.Process(process.pid).children(recursive=True))
+            time.sleep(0.1)
+        output = process.stdout.read().splitlines()
+    assert output == ["True True", "{'127.0.0.1'}", "True", "False False", "[]", "False"]
+    assert len(started) > 3
+    assert not [each for each in started if each.is_running()]
+
+
+class Head:
+    """A `ray start --head` of a test's own: free ports, a token, one folder that all its command lines name."""
+
+    def __init__(self) -> None:
+        self.temp = Path(tempfile.mkdtemp(prefix="dhead-", dir="/tmp"))
+        token = self.temp / "token"
+        token.touch(0o600)
+        token.write_text(secrets.token_hex(32))
+        gcs, dashboard, agent, client = self._ports(4)
+        self.address = f"http://127.0.0.1:{dashboard}"
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "PYTHONPATH": str(ROOT),
+        }
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                *("--node-ip-address", "127.0.0.1", "--port", str(gcs)),
+                *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)),
+                *("--dashboard-agent-listen-port", str(agent), "--ray-client-server-port", str(client)),
+                *("--num-cpus", "2", "--temp-dir", str(self.temp / "s"), "--disable-usage-stats"),
+            ],
+            env=self.environment, stdout=(self.temp / "log").open("w"), stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def start(self, job: TrainingJob) -> subprocess.Popen[str]:
+        """A process of its own that trains a job through this Ray, and prints its checkpoint's digest."""
+        file = job.folder.with_suffix(".json")
+        file.write_text(json.dumps(job.to_dict()))
+        return subprocess.Popen(
+            [sys.executable, "-c", THROUGH_JOBS, str(file), self.address],
+            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def training(self, job: TrainingJob) -> list[str]:
+        """Command lines of this Ray that belong to a job: its driver, and Ray's actors for it."""
+        tree = psutil.Process(self.process.pid).children(recursive=True)
+        lines = []
+        for process in tree:
+            try:
+                lines.append(" ".join(process.cmdline()))
+            except psutil.Error:
+                continue
+        ours = (str(job.folder), "ray::TrainController", "ray::RayTrainWorker")
+        return [line for line in lines if any(name in line for name in ours)]
+
+    def end(self) -> None:
+        tree = [
+            *psutil.Process(self.process.pid).children(recursive=True),
+            psutil.Process(self.process.pid),
+        ]
+        for process in tree:
+            try:
+                process.kill()
+            except psutil.Error:
+                continue
+        self.process.wait()
+        psutil.wait_procs(tree, timeout=10)
+        shutil.rmtree(self.temp, ignore_errors=True)
+
+    @staticmethod
+    def _ports(count: int) -> list[int]:
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+        ports = [each.getsockname()[1] for each in sockets]
+        for each in sockets:
+            each.close()
+        return ports
+
+
+THROUGH_JOBS = """
+import sys
+from pathlib import Path
+from components.training.job import TrainingJob
+from components.training.ray_trainer import train
+
+job = TrainingJob.read(Path(sys.argv[1]))
+print(train(job, launcher="jobs", address=sys.argv[2], on_line=lambda line: print(line.step)).digest)
+"""
+
+
+@pytest.fixture(scope="module")
+def head():
+    made = Head()
+    try:
+        wait_until(lambda: _answers(made), limit_s=90)
+        yield made
+    finally:
+        made.end()
+
+
+def _answers(head: Head) -> bool:
+    assert head.process.poll() is None, (head.temp / "log").read_text()
+    try:
+        socket.create_connection(("127.0.0.1", int(head.address.rsplit(":", 1)[1])), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.stack
+def test_a_job_of_a_running_ray_ends_with_the_checkpoint_of_a_plain_call(make_job, head):
+    expected = train(make_job("alone"), launcher="inline")
+    job = make_job("job")
+    for _ in range(2):  # the second finds it done
+        with head.start(job) as process:
+            output, errors = process.communicate()
+        assert output.split() == ["3", "6", "9", "12", expected.digest], errors
+    failing = make_job("failing", **EXPLODES)
+    with head.start(failing) as process:
+        _, errors = process.communicate()
+    assert "TrainingFailed: LossNotFinite: Step" in errors
+
+
+@pytest.mark.stack
+@pytest.mark.faults
+def test_a_caller_that_stops_stops_its_job_and_one_that_was_killed_finds_it_again(make_job, head):
+    job = make_job("long", steps=100_000, checkpoint_every=100, report_every=10, warmup_steps=0)
+    with head.start(job) as killed:
+        wait_until(lambda: len(steps_of(job)) > 3)
+        killed.kill()
+    reached = steps_of(job)[-1]
+    with head.start(job) as attached:
+        wait_until(lambda: steps_of(job)[-1] > reached + 200)
+        first_line = int(attached.stdout.readline())
+        assert first_line == 10, "it hears the lines it missed"
+        assert steps_of(job) == sorted(set(steps_of(job))), "and did not start the job again"
+        assert len(head.training(job)) >= 3, "driver, controller and one worker"
+        attached.send_signal(signal.SIGINT)
+        threading.Thread(target=attached.stdout.read, daemon=True).start()
+        attached.wait(timeout=30)
+    wait_until(lambda: not head.training(job), limit_s=15)
+    last = steps_of(job)[-1]
+    time.sleep(1)
+    assert steps_of(job)[-1] == last
