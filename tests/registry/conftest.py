@@ -7,8 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from components.records import Report
+from components.catalog import FAMILIES
+from components.data.text import Tokenizer
+from components.records import Checkpoint, Report
+from components.training.checkpoint import Origin, save
+from components.training.optimiser import adamw
+from components.training.plan import TrainingPlan
 from registry.gates import Rule, judge
 from registry.ledger.entries import VerdictEntry
 from registry.ledger.store import Ledger
@@ -90,3 +96,34 @@ def tracking(mlflow_store: Path) -> Tracking:
     """A real MLflow store without a server, and an experiment that no other test sees."""
     uri = f"sqlite:///{mlflow_store}/mlflow.db"
     return Tracking(uri, f"experiment-{next(_experiments)}", mlflow_store / "artifacts")
+
+
+TINY = {
+    "clip": {"image_px": 32, "vision_widths": (8, 16), "vision_heads": 2, "text_width": 16}
+    | {"text_layers": 1, "text_heads": 2, "embed_width": 16},
+    "virtex": {"image_px": 32, "vision_widths": (8, 16), "width": 32, "heads": 2},
+}
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path, tiny_tokenizer: Tokenizer) -> Callable[..., Checkpoint]:
+    """`make_checkpoint("clip", seed=1)`: a small untrained checkpoint of a family, as training would save it."""
+
+    def make(family: str, seed: int = 0) -> Checkpoint:
+        torch.manual_seed(seed)
+        made = FAMILIES[family]
+        config = made.Config(vocab_size=tiny_tokenizer.vocab_size, **TINY[family])
+        model = made(config)
+        origin = Origin(
+            family=family, config=config.to_dict(), seed=seed, shards_digest=digest("shards")
+        )
+        return save(
+            tmp_path / f"{family}-{seed}",
+            model,
+            adamw(model, TrainingPlan(steps=2, warmup_steps=0)),
+            tokenizer=tiny_tokenizer,
+            origin=origin,
+            step=2,
+        )
+
+    return make
