@@ -18,9 +18,7 @@ import os
 import secrets
 import shlex
 import shutil
-import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +35,13 @@ from components.training.checkpoint import latest, verify
 from components.training.folder import JOB, claim
 from components.training.job import TrainingJob, run_job
 from components.training.progress import Follower, Progress
+from components.training.surroundings import (
+    end,
+    environment,
+    kept_signals,
+    processes_of,
+    short_folder,
+)
 
 Launcher = Literal["inline", "local", "jobs"]
 OnLine = Callable[[Progress], None]
@@ -103,16 +108,15 @@ def local_ray() -> Iterator[None]:
     Inside another `local_ray`, or where Ray runs already, that one is used. Around several `train(launcher="local")`
     it saves starting Ray for each.
     """
-    with _environment(_local_settings()):  # before the import, which reads some of them
+    with environment(_local_settings()):  # before the import, which reads some of them
         import ray
 
         if ray.is_initialized():
             yield
             return
-        # Short, because Ray puts unix sockets in it and their paths end at 107 bytes.
-        temp = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
+        temp = short_folder("dipray")
         try:
-            with _kept_signals():
+            with kept_signals():
                 ray.init(
                     include_dashboard=False,
                     log_to_driver=False,
@@ -122,9 +126,9 @@ def local_ray() -> Iterator[None]:
                 )
             yield
         finally:
-            running = _processes_of(temp)
+            running = processes_of(temp)
             ray.shutdown()
-            _end(running)
+            end(running)
             shutil.rmtree(temp, ignore_errors=True)
 
 
@@ -299,16 +303,17 @@ def _train_settings() -> dict[str, str]:
     }
 
 
-def _local_settings() -> dict[str, str]:
-    settings = {
+def _local_settings() -> dict[str, str | None]:
+    settings: dict[str, str | None] = {
         **_train_settings(),
         "RAY_USAGE_STATS_ENABLED": "0",
         # Off, all that Ray opens listens on 127.0.0.1; on, it looks up the host's outward address and listens there.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Unset, a new local Ray asks for a token by itself; set after `import ray` it would not be seen.
+        "RAY_AUTH_MODE": None,
     }
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-        # Else Ray writes one into the home directory, readable by everybody. Its mode is left alone: unset, a new
-        # local Ray asks for the token by itself, and a mode set after `import ray` is not seen.
+        # Else Ray writes one into the home directory, readable by everybody.
         settings["RAY_AUTH_TOKEN"] = _token()
     return settings
 
@@ -317,77 +322,6 @@ def _local_settings() -> dict[str, str]:
 def _token() -> str:
     """One for the whole process: Ray reads it once."""
     return secrets.token_hex(32)
-
-
-def _short_folder() -> str:
-    folder = tempfile.gettempdir()
-    return folder if len(folder) < 24 else "/tmp"  # noqa: S108  mkdtemp makes it private
-
-
-@contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in (*settings, "RAY_AUTH_MODE")}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _kept_signals() -> Iterator[None]:
-    """ray.init puts its own handlers in; the caller's (Prefect's, to cancel a flow) come back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def _processes_of(temp: Path) -> list[Any]:
-    """Those this process started whose command line holds `temp`, with all that they started."""
-    import psutil
-
-    mine = psutil.Process().children(recursive=True)
-    roots = [process for process in mine if _mentions(process, str(temp))]
-    found = {child for root in roots for child in [root, *_children(root)]}
-    return list(found)
-
-
-def _mentions(process: Any, text: str) -> bool:
-    import psutil
-
-    try:
-        return any(text in word for word in process.cmdline())
-    except psutil.Error:
-        return False
-
-
-def _children(process: Any) -> list[Any]:
-    import psutil
-
-    try:
-        found: list[Any] = process.children(recursive=True)
-    except psutil.Error:
-        return []
-    return found
-
-
-def _end(processes: list[Any]) -> None:
-    import psutil
-
-    _, alive = psutil.wait_procs(processes, timeout=5)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=5)
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ with local_ray():
     print(listening)
     print(ray.is_initialized())
 print(ray.is_initialized(), "RAY_AUTH_TOKEN" in os.environ)
-print(sorted(name for name in set(os.listdir(tempfile.gettempdir())) - before if name.startswith("ray")))
+print(sorted(name for name in set(os.listdir(tempfile.gettempdir())) - before if name.startswith("dipray")))
 print((Path.home() / ".ray").exists())
 """
 
@@ -197,6 +197,42 @@ def test_a_local_ray_is_shared_inside_and_leaves_no_process_file_or_handler(tmp_
     assert output == ["True True", "{'127.0.0.1'}", "True", "False False", "[]", "False"]
     assert len(started) > 3
     assert not [each for each in started if each.is_running()]
+
+
+TRAIN_LOCAL = """
+import sys
+from pathlib import Path
+from components.training.job import TrainingJob
+from components.training.ray_trainer import train
+
+print(train(TrainingJob.read(Path(sys.argv[1])), launcher="local").digest)
+"""
+
+
+@pytest.mark.stack
+@pytest.mark.faults
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_a_local_training_whose_caller_ends_leaves_no_process(make_job, ending):
+    job = make_job("run", steps=100_000, checkpoint_every=100, report_every=10, warmup_steps=0)
+    file = job.folder.with_suffix(".json")
+    file.write_text(json.dumps(job.to_dict()))
+    with subprocess.Popen([sys.executable, "-c", TRAIN_LOCAL, str(file)], cwd=ROOT) as process:
+        wait_until(lambda: len(steps_of(job)) > 3)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(ending)
+        process.wait(timeout=30)
+    assert process.returncode != 0
+    assert len(started) > 5
+    _, alive = psutil.wait_procs(started, timeout=15)
+    names = {process.name() for process in alive}
+    for process in alive:
+        process.kill()
+    # After kill -9 Ray's two agents hold on for a minute, telling a server that died with it.
+    agents = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"} if ending == signal.SIGKILL else set()
+    assert names <= agents
+    last = steps_of(job)[-1]
+    time.sleep(0.5)
+    assert steps_of(job)[-1] == last
 
 
 class Head:
