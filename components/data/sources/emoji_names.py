@@ -94,14 +94,18 @@ def _without_people(label: str) -> str:
 
 def _words(codes: Iterable[str | list[str]]) -> list[str]:
     listed = [code for group in codes for code in ([group] if isinstance(group, str) else group)]
-    # A number at a shortcode's end tells twins apart ("dog2", "clock1230"): nobody says it.
-    return [re.sub("[_-]", " ", code) for code in listed if not re.search(r"[a-z]\d+$", code)]
+    return [re.sub("[_-]", " ", code) for code in listed if _is_name(code)]
+
+
+def _is_name(shortcode: str) -> bool:
+    """A number at the end tells twins apart ("dog2", "clock1230"), and one alone names nothing ("-1")."""
+    return bool(re.search("[a-z]", shortcode) and not re.search(r"[a-z]\d+$", shortcode))
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
     """Lower case, each once; two names are one if their letters and digits are."""
     kept: dict[str, str] = {}
     for name in filter(None, names):
-        lower = name.lower()
+        lower = " ".join(name.lower().split())
         kept.setdefault("".join(filter(str.isalnum, lower)), lower)
     return tuple(kept.values())
