@@ -8,6 +8,7 @@ that is; so each writer looks at the ledger once more after it wrote, and the al
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Protocol
 
 from components.failpoint import failpoint
@@ -57,16 +58,16 @@ def promote(
     _check(ledger, model, number, verdict)
     key = key or f"verdict:{verdict.key}"
     finish_open_moves(ledger, versions, model)
-    done = _closed_with(ledger, model, key)
+    closed = _closed(ledger, model)
+    done = _with_key(closed, key)
     if done is not None:
         return done
-    head = _head(ledger, model)
-    _check_champion(ledger, model, number, verdict)
+    _check_champion(ledger, closed, number, verdict)
     failpoint("promotion.decided")
     opened = ledger.open_move(
         model,
         number,
-        after=head,
+        after=_head(closed),
         kind="promote",
         key=key,
         by=by,
@@ -91,13 +92,13 @@ def rollback(
     instead of going back twice. Raises NothingToRollBack.
     """
     finished = finish_open_moves(ledger, versions, model)
-    done = _closed_with(ledger, model, key) if key else None
+    closed = _closed(ledger, model)
+    done = _with_key(closed, key) if key else None
     if done is None and finished and finished[-1].kind == "rollback" and key is None:
         done = finished[-1]
     if done is not None:
         return done
-    head = _head(ledger, model)
-    champions = champions_of(ledger, model)
+    champions = _champions(closed)
     if len(champions) < 2:
         raise NothingToRollBack(
             f"{model} has had {len(champions)} champion(s), so there is none to go back to; `diptych ledger` shows "
@@ -106,7 +107,7 @@ def rollback(
     opened = ledger.open_move(
         model,
         champions[-2],
-        after=head,
+        after=_head(closed),
         kind="rollback",
         key=key or f"rollback:{uuid.uuid4().hex}",
         by=by,
@@ -135,14 +136,7 @@ def champions_of(ledger: Ledger, model: str) -> tuple[int, ...]:
 
     A promotion puts one on top; a rollback takes the top off, so that two rollbacks go back two champions.
     """
-    closed = [move for move in ledger.moves(model) if move.phase == "closed"]
-    stack: list[int] = []
-    for move in sorted(closed, key=lambda move: move.generation):
-        if move.kind == "rollback":
-            stack.pop()
-        else:
-            stack.append(move.number)
-    return tuple(stack)
+    return _champions(_closed(ledger, model))
 
 
 def _carry_out(ledger: Ledger, versions: Aliases, opened: MoveEntry) -> MoveEntry:
@@ -180,24 +174,42 @@ def _check(ledger: Ledger, model: str, number: int, verdict: VerdictEntry) -> No
         )
 
 
-def _check_champion(ledger: Ledger, model: str, number: int, verdict: VerdictEntry) -> None:
-    champion = ledger.champion(model)
+def _check_champion(
+    ledger: Ledger, closed: Sequence[MoveEntry], number: int, verdict: VerdictEntry
+) -> None:
+    champion = ledger.version(closed[-1].model, closed[-1].number) if closed else None
     holds = None if champion is None else champion.checkpoint_digest
     if holds == verdict.champion_digest:
         return
-    moves = ledger.moves(model)
-    won = "nobody" if champion is None else f"version {champion.number}, moved by {moves[-1].by}"
+    stands = (
+        "nobody" if champion is None else f"version {champion.number}, moved by {closed[-1].by}"
+    )
     judged = "no champion" if verdict.champion_digest is None else verdict.champion_digest[:12]
     raise LedgerConflict(
-        f'"{CHAMPION}" of {model} is {won}; version {number} was judged against {judged}. Judge it against the present '
-        "one."
+        f'The "{CHAMPION}" is {stands}; version {number} was judged against {judged}. Judge it against the present one.'
     )
 
 
-def _closed_with(ledger: Ledger, model: str, key: str) -> MoveEntry | None:
-    closed = (move for move in ledger.moves(model) if move.phase == "closed" and move.key == key)
-    return next(closed, None)
+def _closed(ledger: Ledger, model: str) -> list[MoveEntry]:
+    # One look for all that is decided from it. The next generation follows the newest *closed* one: if somebody has
+    # opened that meanwhile, the ledger's uniqueness refuses ours, and nothing was decided on a champion about to go.
+    closed = [move for move in ledger.moves(model) if move.phase == "closed"]
+    return sorted(closed, key=lambda move: move.generation)
 
 
-def _head(ledger: Ledger, model: str) -> int:
-    return max((move.generation for move in ledger.moves(model)), default=0)
+def _head(closed: Sequence[MoveEntry]) -> int:
+    return closed[-1].generation if closed else 0
+
+
+def _with_key(closed: Sequence[MoveEntry], key: str) -> MoveEntry | None:
+    return next((move for move in closed if move.key == key), None)
+
+
+def _champions(closed: Sequence[MoveEntry]) -> tuple[int, ...]:
+    stack: list[int] = []
+    for move in closed:
+        if move.kind == "rollback":
+            stack.pop()
+        else:
+            stack.append(move.number)
+    return tuple(stack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from conftest import record_candidate
+from conftest import digest, record_candidate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -106,6 +107,21 @@ def test_a_candidate_judged_against_a_champion_of_yesterday_loses_and_learns_to_
     with pytest.raises(LedgerConflict, match="version 3, moved by night; version 2 was judged"):
         promote(ledger, aliases, model=MODEL, number=2, verdict=late, by="late")
     assert aliases.stands == 3
+
+
+def test_a_rival_that_opened_its_move_a_moment_ago_wins_and_is_named(
+    ledger, aliases, candidate, night, monkeypatch
+):
+    night(1)
+    rival, late = candidate(2, champion=1), candidate(3, champion=1)
+    ledger.open_move(
+        MODEL, 2, after=1, kind="promote", key="k", by="rival", reason="", verdict_id=rival.id
+    )
+    # Late looked for open moves just before the rival opened its own.
+    monkeypatch.setattr(ledger, "open_moves", lambda model: ())
+    with pytest.raises(LedgerConflict, match=r"version 2 by rival \(generation 2\)"):
+        promote(ledger, aliases, model=MODEL, number=3, verdict=late, by="late")
+    assert aliases.stands == 1
 
 
 def test_rollbacks_walk_back_and_a_late_delivery_of_the_promotion_changes_nothing(
@@ -273,33 +289,44 @@ class Stepwise:
         return call
 
 
-def finish(actors: dict[int, Actor], schedule: list[tuple[int, bool]]) -> None:
-    for who, dies in schedule:
-        if not actors[who].end.done():
-            actors[who].step(dies)
+def finish(actors: dict[int, Actor], schedule: list[tuple[int, int, bool]]) -> None:
+    for who, steps, dies in schedule:
+        for left in reversed(range(steps)):
+            if not actors[who].end.done():
+                actors[who].step(dies and left == 0)
     for actor in actors.values():
         while not actor.end.done():
             actor.step()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    schedule=st.lists(
-        st.tuples(st.integers(2, 5), st.sampled_from([False] * 9 + [True])), max_size=80
-    )
-)
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """A ledger with champions 0 and 1, and three candidates judged against 1; 9 did not pass."""
+    file = tmp_path_factory.mktemp("prepared") / "ledger.db"
+    ledger = Ledger(f"sqlite:///{file}").migrate()
+    for number in (0, 1):
+        verdict = record_candidate(ledger, number, champion=None if number == 0 else 0)
+        promote(ledger, Aliases(), model=MODEL, number=number, verdict=verdict, by="night")
+    for number in (2, 3, 9):
+        record_candidate(ledger, number, champion=1, score=0.1 if number == 9 else 0.9)
+    return file
+
+
+BURSTS = st.tuples(st.integers(2, 5), st.integers(1, 8), st.sampled_from([False] * 9 + [True]))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(schedule=st.lists(BURSTS, max_size=12))
 def test_no_interleaving_and_no_death_leaves_two_winners_or_an_unapproved_champion(
-    tmp_path_factory, schedule
+    prepared, tmp_path_factory, schedule
 ):
     """Drills 27 and 28: two promoters against one champion, a rollback, a reconcile, in any order, some killed."""
-    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('race')}/ledger.db").migrate()
-    aliases = Aliases()
-    for number in (0, 1):
-        before = None if number == 0 else 0
-        verdict = record_candidate(ledger, number, champion=before)
-        promote(ledger, aliases, model=MODEL, number=number, verdict=verdict, by="night")
-    rivals = {number: record_candidate(ledger, number, champion=1) for number in (2, 3)}
-    refused = record_candidate(ledger, 9, champion=1, score=0.1)
+    file = tmp_path_factory.mktemp("race") / "ledger.db"
+    shutil.copyfile(prepared, file)
+    ledger, aliases = Ledger(f"sqlite:///{file}"), Aliases()
+    aliases.point(MODEL, "champion", 1)
+    rivals = {number: ledger.verdict_of(digest(f"run{number}")) for number in (2, 3)}
+    refused = ledger.verdict_of(digest("run9"))
 
     def promoter(number: int):
         return lambda actor: promote(
