@@ -118,7 +118,7 @@ SYMBOL = (
 # The first that matches wins, so of two that can start alike the one that reaches further stands first.
 ALTERNATIVES = (
     # What begins nothing longer, first only for speed.
-    rf"{BLANK}|(?!{HALF})[A-Za-z]{{2,}}+(?= )|[,()\[\]{{}}](?!\d)|[\"“”]",
+    rf"{BLANK}|(?!{HALF})[A-Za-z]{{2,}}+(?= )|[,()\[\]{{}}](?!\d)|[\"“”%/~|$\\]|&(?![a-z#])|\+(?![\d.,:])",
     r"--+|\.\.\.|''",
     r"&(?:lt|gt);|&\#\d++;",
     r"</?[A-Za-z!?][^<>]*+>",
