@@ -139,7 +139,7 @@ def promote(model: str, number: int, verdict: VerdictEntry) -> bool:
         model=model,
         number=number,
         verdict=verdict,
-        by=f"flow run {flow_run.get_id()}",
+        by=f"flow run {flow_run.id}",
     )
     doors.versions.tag(model, number, "gate", "passed")
     return True
@@ -148,7 +148,7 @@ def promote(model: str, number: int, verdict: VerdictEntry) -> bool:
 @task(name="give back", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
 def give_back(model: str, reason: str) -> int:
     """The champion before the present one is champion again; its number."""
-    doors, by = services(), f"flow run {flow_run.get_id()}"
+    doors, by = services(), f"flow run {flow_run.id}"
     # The flow run is the key, so that a retry of this task goes back once.
     move = promotion.rollback(
         doors.ledger, doors.versions, model=model, by=by, reason=reason, key=f"rollback:{by}"

@@ -1,6 +1,6 @@
 """The whole night, in order: fresh data, each experiment retrained if something changed, a gated champion out."""
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows.decisions import attempts, decide, settle, unchanged
 from flows.experiment import ExperimentName, Launcher, read_experiment
@@ -8,6 +8,7 @@ from flows.outcome import Outcome
 from flows.publishing import open_night, publish
 from flows.refresh_dataset import refresh_dataset
 from flows.steps import make_candidate, ray_for
+from flows.timing import Night
 
 
 @flow(name="nightly-retrain")
@@ -28,6 +29,7 @@ def nightly_retrain(
         force: Train although data and settings are unchanged, with the next seed.
         launcher: Where training runs.
     """
+    clock = Night()
     night = [read_experiment(name, overrides) for name in experiments]
     settle([experiment.name for experiment in night])
     revisions = {
@@ -43,4 +45,5 @@ def nightly_retrain(
             candidate = make_candidate(experiment, revision, attempt, launcher, run_id)
             outcomes.append(decide(experiment, candidate, revision, attempt))
     publish(outcomes, run_id)
+    get_run_logger().info("The night took %s.", clock.sentence())
     return outcomes

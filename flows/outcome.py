@@ -98,6 +98,9 @@ def _failure(mark: str, failure: Failure) -> str:
 
 def rows(report: Report, champion: Report | None = None) -> list[dict[str, str]]:
     """One row a metric: the model beside champion, control and baselines; "n/a" where nobody measured."""
+    measured = [
+        each for each in COLUMNS if any(name.startswith(f"{each}/") for name in report.values)
+    ]
     table = []
     for metric in METRICS:
         if metric not in report.values:
@@ -105,7 +108,7 @@ def rows(report: Report, champion: Report | None = None) -> list[dict[str, str]]
         row = {"metric": metric, "model": _number(report.values, metric)}
         if champion is not None:
             row["champion"] = _number(champion.values, metric)
-        row |= {column: _number(report.values, f"{column}/{metric}") for column in COLUMNS}
+        row |= {column: _number(report.values, f"{column}/{metric}") for column in measured}
         table.append(row)
     return table
 

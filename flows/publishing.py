@@ -22,8 +22,8 @@ def open_night(
     keys = [run_key(each, revisions[each.source].shards.digest, decided[each.name]) for each in due]
     key = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:12]
     tags = {
-        "diptych.flow_run": str(flow_run.get_id()),
-        "diptych.flow_run_page": str(flow_run.get_ui_url()),
+        "diptych.flow_run": str(flow_run.id),
+        "diptych.flow_run_page": str(flow_run.ui_url),
     }
     return services().tracking.open_run(f"night-{key}", "night", tags=tags)
 

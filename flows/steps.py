@@ -1,5 +1,6 @@
 """Tasks more than one flow uses: a function from below with retries and a name, and the order they stand in."""
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -13,8 +14,9 @@ from components.evaluation.measure import measure
 from components.evaluation.plan import EvaluationPlan
 from components.failpoint import failpoint
 from components.records import Checkpoint, Report, Revision, Shards
-from components.training import ray_trainer
+from components.training import progress, ray_trainer
 from components.training.job import TrainingJob
+from flows import timing
 from flows.experiment import Experiment, run_key
 from flows.outcome import Candidate
 from flows.progress import teller
@@ -71,8 +73,8 @@ def open_run(
         tags={
             "diptych.experiment": experiment.name,
             "diptych.family": experiment.family,
-            "diptych.flow_run": str(flow_run.get_id()),
-            "diptych.flow_run_page": str(flow_run.get_ui_url()),
+            "diptych.flow_run": str(flow_run.id),
+            "diptych.flow_run_page": str(flow_run.ui_url),
             "diptych.shards": revision.shards.digest,
         },
     )
@@ -92,7 +94,7 @@ def open_run(
 @task(name="train", retries=1, retry_delay_seconds=2, cache_policy=NO_CACHE)
 def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint:
     """Train to the last step, or go on from the last checkpoint; progress reaches MLflow and this run's log."""
-    doors = services()
+    doors, began_s = services(), time.time()
     with doors.tracking.follow(job.progress, run_id) as follower:
         checkpoint = ray_trainer.train(
             job,
@@ -108,6 +110,7 @@ def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint
             follower.problem,
             job.progress,
         )
+    timing.count_training(progress.read(job.progress), job.plan.batch_size, began_s)
     failpoint("trained")
     return checkpoint
 
@@ -115,7 +118,8 @@ def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint
 @task(name="evaluate", retries=1, cache_policy=NO_CACHE)
 def evaluate(checkpoint: Checkpoint, shards: Shards, split: str, plan: EvaluationPlan) -> Report:
     """Every number a checkpoint's abilities call for, on one split."""
-    return measure(checkpoint, shards, split, plan, services().settings.captions)
+    with timing.timed("evaluation"):
+        return measure(checkpoint, shards, split, plan, services().settings.captions)
 
 
 @task(name="register", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
@@ -144,7 +148,7 @@ def register(
         attempt=attempt,
         checkpoint_digest=checkpoint.digest,
         mlflow_run_id=run_id,
-        flow_run_id=str(flow_run.get_id()),
+        flow_run_id=str(flow_run.id),
     )
     rows = read_manifest(revision.shards)
     shown = next(row for row in rows if row.sample.split == experiment.evaluation.split)

@@ -36,8 +36,9 @@ def platform(settings: Settings) -> Iterator[None]:
     """Prefect and MLflow for the length of a command: those that are up, or short-lived ones that end with it."""
     # Prefect, MLflow and Ray read their settings when they are imported, which happens inside the block.
     os.environ.update(settings.child_environment())
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = "flows.console_log.PlainConsole"
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     with stack.short_lived(settings, ("prefect", "mlflow"), say=say):
-        _plain_log()
         yield
 
 
@@ -59,15 +60,14 @@ def show(outcomes: Sequence[Outcome]) -> None:
 
     from flows.outcome import rows
 
-    console = Console(highlight=False)
+    # Piped into a file there is no width to keep to.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     for outcome in outcomes:
         if outcome.candidate is not None:
             table = Table(title=f"{outcome.experiment} version {outcome.candidate.number}")
             found = rows(outcome.candidate.report, outcome.champion_report)
             for place, column in enumerate(found[0] if found else ()):
-                table.add_column(
-                    column.replace("_", " "), justify="right" if place else "left", no_wrap=True
-                )
+                table.add_column(column.replace("_", " "), justify="right" if place else "left")
             for row in found:
                 table.add_row(*row.values())
             console.print(table)
@@ -77,21 +77,3 @@ def show(outcomes: Sequence[Outcome]) -> None:
         for title, address in outcome.links.items():
             console.print(f"  {title}: {address}", markup=False, soft_wrap=True)
         console.print()
-
-
-class _Message(logging.Formatter):
-    """Time and message; the traceback is in the flow run's own log."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{self.formatTime(record, '%H:%M:%S')}  {record.getMessage()}"
-
-
-def _plain_log() -> None:
-    import prefect.logging
-    from prefect.logging.handlers import PrefectConsoleHandler
-
-    prefect.logging.get_logger()  # sets Prefect's handlers up, so that they can be told how to speak
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("prefect")]
-    for handler in {h for name in names for h in logging.getLogger(name).handlers}:
-        if isinstance(handler, PrefectConsoleHandler):
-            handler.setFormatter(_Message())
