@@ -213,7 +213,7 @@ def up(debug: Debug = False) -> None:
     """Start Prefect, MLflow and a Ray head on loopback, and deploy every flow; what runs stays."""
     from flows.terminal import errors_in_words, say
     from infra import stack
-    from infra.prefect_server import deploy
+    from infra.deployments import deploy
     from infra.settings import Settings
 
     with errors_in_words(debug):
