@@ -1,7 +1,8 @@
 """Captions -> words, as the Penn Treebank tokeniser of COCO's caption evaluation splits and filters them.
 
 Written from behaviour: tables of English (`ptb_tables.py`) and one compiled alternation. A caption is tokenised alone;
-the reference reads on into the next caption of its file, and its dots then depend on the neighbour. What no
+the reference reads on into the next caption of its file, and its dots then depend on the neighbour. Where a caption
+given to it alone loses a clitic at the very end ("than they're"), we keep it, as the reference does in its file. What no
 alternative names is dropped in silence: spaces, quotes, commas, colons, single dots and dashes (the reference filters
 these kinds out afterwards), control characters, lone surrogates and all beyond U+FFFF, emoji included.
 """
@@ -100,6 +101,7 @@ PART = rf"(?:[dlnoDLNO]{Q})?+{W}++(?:_{W}++)*+"
 SLASHABLE = r"[A-Za-z0-9]++(?:-[A-Za-z]++)*+"
 BLANK = r"[\s\x00-\x1f\x7f\ud800-\udfff\U00010000-\U0010ffff]++"
 INITIALS = rf"(?:[A-Za-z]\.)++(?!{L})"
+ACRONYM = rf"(?:[A-Za-z]\.){{2,}}+(?!{L})"
 CLITIC = rf"{Q}(?i:s|m|d|re|ve|ll)(?!{L})"
 NOT = r"(?i:n['’`‘‛]t)"
 HALF = "|".join(rf"(?i:{one})(?=(?i:{two})(?!{W}|{Q}{L}))" for one, two in MERGED.items())
@@ -129,14 +131,14 @@ ALTERNATIVES = (
     rf"(?:\(\d{{2,3}}\){GAP}?|(?:\d{{2,4}}{GAP})?\d{{2,4}}{GAP})\d{{3,4}}{GAP}?\d{{3,5}}",
     rf"\d{{1,4}}{GAP}\d{{1,4}}/\d{{1,4}}",
     rf"{SLASHABLE}(?:/{SLASHABLE}){{1,2}}",
-    rf"{PART}(?:[.,]++{W}++){{0,8}}[.,]*+(?:[-\u2010\u2011](?:{INITIALS}|{PART}))++{STOP}",
+    rf"{PART}(?:[.,]++{W}++){{0,8}}[.,]*+(?:[-\u2010\u2011](?:{ACRONYM}|{PART}))++{STOP}",
     r"[A-Z]++(?:&[A-Z]++)++|[A-Z]{1,3}\$|[Cc]\+\+|[CcFf]\#",
     rf"[A-Za-z](?=\.\s++(?:{_one_of(OPENERS)}\s|</?[A-Za-z]))|{INITIALS}|(?i:ph\.d\.)",
     rf"(?i:{_one_of(ABBREVIATIONS)})\.(?!{L})|(?i:{_one_of(NUMBERED)})\.(?=[ \xa0]?\d)",
     rf"(?:{_one_of(map(str.title, STATES))}|{_one_of(map(str.upper, STATES))})\.(?!{L})",
     rf"{L}{W}*+(?:[.!?]{L}{W}*+)++",
     r"[+-]?\d*+(?:[.,:]\d++)++|[+-]\d++",
-    rf"(?i:{_one_of(WITH_APOSTROPHE)})(?!{L})|{Q}n(?:{Q}|(?=\s))|{Q}\d\d(?:s|(?=\s))|{CLITIC}|'[tT](?=(?i:is|was)(?:{NOT})?(?!{L}))",
+    rf"(?i:{_one_of(WITH_APOSTROPHE)})(?!{L})|{Q}n(?:{Q}|(?!\S))|{Q}\d\d(?:s|(?!\S))|{CLITIC}|'[tT](?=(?i:is|was)(?:{NOT})?(?!{L}))",
     rf"[dlnoDLNO]{Q}{L}{L}{W}*+|[djlDJL](?!{CLITIC}){Q}|[yY](?!{CLITIC}){Q}(?={L})",
     rf"{L}+?(?={NOT})|{NOT}{L}*+",
     rf"{L}{L}++(?<=[aeiouyAEIOUY]){Q}[aeiouAEIOU]{L}*+",
