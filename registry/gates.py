@@ -100,16 +100,18 @@ def judge(
     champion: Report | None,
     rules: Sequence[Rule],
     *,
-    lower_is_better: Collection[str] = (),
+    lower_is_better: Collection[str] | None = None,
 ) -> Verdict:
     """Hold a candidate's numbers against the rules, and against the champion's on the same images.
 
-    lower_is_better: metrics (without `prefix/`) whose low values are good; a margin then points upward.
+    lower_is_better: metrics (without `prefix/`) whose low values are good, so that a margin points upward; as the
+    catalog says if left out.
     Raises ConfigError if there are no rules: an empty gate would let everything through.
     """
     if not rules:
         raise ConfigError("The gate has no rules, so it would pass anything; give it at least one.")
-    reasons = tuple(_reason(rule, candidate, champion, lower_is_better) for rule in rules)
+    low = _low_is_good(lower_is_better)
+    reasons = tuple(_reason(rule, candidate, champion, low) for rule in rules)
     return Verdict(
         passed=all(reason.passed for reason in reasons),
         reasons=reasons,
@@ -128,7 +130,10 @@ def rules_digest(rules: Sequence[Rule]) -> str:
 
 
 def check_rules(
-    rules: Sequence[Rule], measured: Collection[str], *, lower_is_better: Collection[str] = ()
+    rules: Sequence[Rule],
+    measured: Collection[str],
+    *,
+    lower_is_better: Collection[str] | None = None,
 ) -> None:
     """Refuse, before anything is trained, a gate that no report of this family could answer.
 
@@ -137,6 +142,7 @@ def check_rules(
     """
     if not rules:
         raise ConfigError("The gate has no rules, so it would pass anything; give it at least one.")
+    low = _low_is_good(lower_is_better)
     for rule in rules:
         if rule.metric not in measured:
             near = difflib.get_close_matches(rule.metric, measured, n=1, cutoff=0.5)
@@ -145,7 +151,7 @@ def check_rules(
                 f'The gate asks for "{rule.metric}", which this family is not measured by.{meant} '
                 f"It is measured by {', '.join(sorted(measured)) or 'nothing'}. Change it under `gate:`."
             )
-        if rule.at_least is not None and _plain(rule.metric) in lower_is_better:
+        if rule.at_least is not None and _plain(rule.metric) in low:
             raise ConfigError(
                 f'Lower is better for "{rule.metric}", so at_least={rule.at_least:g} asks for a bad model; '
                 "use not_worse_than_champion."
@@ -223,6 +229,14 @@ def _not_comparable(candidate: Report, champion: Report) -> str:
 def _plus(value: float, change: float) -> float:
     # In decimal, as people read the numbers: 0.8 - 0.1 is 0.7 and a candidate at 0.7 stands on the edge, not below.
     return float(Decimal(repr(value)) + Decimal(repr(change)))
+
+
+def _low_is_good(given: Collection[str] | None) -> Collection[str]:
+    if given is not None:
+        return given
+    from components.catalog import METRICS
+
+    return {name for name, metric in METRICS.items() if not metric.higher_is_better}
 
 
 def _plain(metric: str) -> str:
