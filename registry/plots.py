@@ -194,7 +194,8 @@ def _key(column: str, name: str) -> str:
 
 
 def _wrapped(text: str, letters: int = 30, lines: int = 2) -> str:
-    return "\n".join(textwrap.wrap(text[:400], letters, max_lines=lines, placeholder=" …") or [""])
+    clean = "".join(letter for letter in text[:400] if letter.isprintable())
+    return "\n".join(textwrap.wrap(clean, letters, max_lines=lines, placeholder=" …"))
 
 
 def _png(figure: Figure) -> bytes:
