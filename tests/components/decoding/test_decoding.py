@@ -20,7 +20,7 @@ VOCABULARY = 12
 EOS = VOCABULARY - 1
 
 
-def _model(vocabulary: int = VOCABULARY, max_tokens: int = 8) -> VirTex:
+def _model(vocabulary: int = VOCABULARY, max_tokens: int = 8, steps: int = 40) -> VirTex:
     """Half trained on made captions, so that texts differ by image and length and no choice is a sure one."""
     torch.manual_seed(3)
     model = VirTex(
@@ -31,7 +31,7 @@ def _model(vocabulary: int = VOCABULARY, max_tokens: int = 8) -> VirTex:
     )  # fmt: skip
     batch = _batch(vocabulary, max_tokens)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(40):
+    for _ in range(steps):
         optimiser.zero_grad()
         model.loss(batch).total.backward()
         optimiser.step()
@@ -77,6 +77,7 @@ def _next_logits(model: VirTex, image: Tensor, prefix: list[int]) -> Tensor:
     return model.output(x)[0, -1]
 
 
+@torch.no_grad()
 def _log_p(model: VirTex, image: Tensor, ids: list[int]) -> float:
     """log p of a whole text, `<eos>` written out, in nats."""
     return sum(
@@ -124,28 +125,67 @@ def test_a_batch_writes_what_its_images_write_alone(model: VirTex, decoder) -> N
     assert decoder(model, images, eos_id=EOS, max_tokens=8) == alone
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0, 2.0])
-def test_a_beam_as_wide_as_the_space_finds_the_best_of_all_texts(alpha: float) -> None:
-    vocabulary, eos, longest = 4, 3, 3
-    model, images = _model(vocabulary, longest), _images(4)
-    words = [token for token in range(vocabulary) if token != eos]
-    with torch.no_grad():
-        for number, image in enumerate(images):
-            ended = [
-                [*text, eos]
-                for length in range(longest)
-                for text in itertools.product(words, repeat=length)
-            ]
-            cut_off = [list(text) for text in itertools.product(words, repeat=longest)]
-            best = max(
-                ended + cut_off, key=lambda ids: _log_p(model, image, ids) / len(ids) ** alpha
-            )
-            wanted = [token for token in best if token != eos]
+def test_a_beam_as_wide_as_the_space_finds_the_best_of_all_texts() -> None:
+    vocabulary, eos, longest = 4, 3, 4
+    # Trained so little that the best text differs with alpha, from the empty one to three words.
+    model, images = _model(vocabulary, longest, steps=16), _images(6)
+    space = [
+        [*text, eos]
+        for length in range(longest)
+        for text in itertools.product(range(3), repeat=length)
+    ] + [list(text) for text in itertools.product(range(3), repeat=longest)]
+    lengths = set()
+    for number, image in enumerate(images):
+        scores = [_log_p(model, image, ids) for ids in space]
+        for alpha in (0.0, 0.7, 2.0):
+            at = max(range(len(space)), key=lambda at: scores[at] / len(space[at]) ** alpha)
+            wanted = [token for token in space[at] if token != eos]
+            lengths.add(len(wanted))
             found = beam(
                 model, images[number : number + 1], eos_id=eos, max_tokens=longest,
-                beams=len(ended) + len(cut_off), length_penalty=alpha,
+                beams=len(space), length_penalty=alpha,
             )  # fmt: skip
             assert found == [wanted]
+    assert len(lengths) > 2
+
+
+@torch.no_grad()
+def _beam_from_scratch(model: VirTex, image: Tensor, *, longest: int, beams: int, alpha: float):
+    """Beam search as it is told: one image, lists, no cache, every prefix computed anew."""
+    alive: list[tuple[float, list[int]]] = [(0.0, [])]
+    finished: list[tuple[float, list[int]]] = []
+    for length in range(1, longest + 1):
+        ways = sorted(
+            (
+                (total + log_p, [*text, token])
+                for total, text in alive
+                for token, log_p in enumerate(
+                    torch.log_softmax(_next_logits(model, image, text), 0).tolist()
+                )
+            ),
+            reverse=True,
+        )
+        finished += [
+            (total / length**alpha, text[:-1]) for total, text in ways[:beams] if text[-1] == EOS
+        ]
+        alive = [way for way in ways if way[1][-1] != EOS][:beams]
+        if len(finished) >= beams:
+            break
+    else:
+        finished += [(total / longest**alpha, text) for total, text in alive]
+    return max(finished)[1]
+
+
+@pytest.mark.parametrize(("beams", "longest", "alpha"), [(2, 8, 1.0), (5, 8, 0.0), (4, 3, 2.0)])
+def test_cached_batched_beam_search_equals_the_plain_one(
+    model: VirTex, beams: int, longest: int, alpha: float
+) -> None:
+    images, options = _images(12), {"beams": beams, "length_penalty": alpha}
+    wanted = [
+        _beam_from_scratch(model, image, longest=longest, beams=beams, alpha=alpha)
+        for image in images
+    ]
+    assert beam(model, images, eos_id=EOS, max_tokens=longest, **options) == wanted
 
 
 def test_a_wider_beam_finds_likelier_texts_and_scores_them_right(model: VirTex) -> None:
@@ -163,16 +203,17 @@ def test_a_wider_beam_finds_likelier_texts_and_scores_them_right(model: VirTex) 
 
 
 @dataclass
-class Telling:
-    """A made decoder whose state is every token it read, to see which prefixes a search keeps."""
+class Prefixes:
+    """Images and every word read so far: a state in which it shows which prefixes a search keeps."""
 
-    tokens: Tensor
+    images: Tensor
+    words: Tensor
 
-    def repeat(self, times: int) -> Telling:
-        return Telling(self.tokens.repeat_interleave(times, dim=0))
+    def repeat(self, times: int) -> Prefixes:
+        return self.reorder(torch.arange(len(self.words)).repeat_interleave(times))
 
-    def reorder(self, index_N: Tensor) -> Telling:
-        return Telling(self.tokens[index_N])
+    def reorder(self, index_N: Tensor) -> Prefixes:
+        return Prefixes(self.images[index_N], self.words[index_N])
 
 
 class Branching:
@@ -184,15 +225,15 @@ class Branching:
         (1,): [-9.0, -9.0, 3.0, -9.0],
     }
 
-    def prefill(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Telling, Tensor]:
+    def prefill(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Prefixes, Tensor]:
         empty = torch.empty((len(pixels_BCHW), 0), dtype=torch.long)
-        return Telling(empty), torch.tensor([self.LOGITS[()]] * len(pixels_BCHW))
+        return Prefixes(pixels_BCHW, empty), torch.tensor([self.LOGITS[()]] * len(pixels_BCHW))
 
-    def step(self, state: Telling, tokens_N: Tensor) -> tuple[Telling, Tensor]:
-        grown = torch.cat([state.tokens, tokens_N[:, None]], dim=1)
+    def step(self, state: Prefixes, tokens_N: Tensor) -> tuple[Prefixes, Tensor]:
+        grown = torch.cat([state.words, tokens_N[:, None]], dim=1)
         ends = [-9.0, -9.0, -9.0, 3.0]
         rows = [self.LOGITS.get(tuple(row), ends) for row in grown.tolist()]
-        return Telling(grown), torch.tensor(rows)
+        return Prefixes(state.images, grown), torch.tensor(rows)
 
 
 def test_beams_move_with_their_whole_prefix() -> None:

@@ -174,6 +174,7 @@ def test_weights_start_as_the_paper_says() -> None:
         ({"vision": "vit", "image_px": 50, "patch_px": 16}, "nearest below is 48"),
         ({"text_width": 30, "text_heads": 4}, "text_heads=4 does not divide the width 30"),
         ({"vision_widths": (8, 18)}, "vision_heads=4 does not divide the width 18"),
+        ({"vision": "lite0", "vision_heads": 3}, "does not divide the width 320"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused_with_advice(wrong: dict, advice: str) -> None:
