@@ -176,7 +176,9 @@ def _beam_from_scratch(model: VirTex, image: Tensor, *, longest: int, beams: int
     return max(finished)[1]
 
 
-@pytest.mark.parametrize(("beams", "longest", "alpha"), [(2, 8, 1.0), (5, 8, 0.0), (4, 3, 2.0)])
+@pytest.mark.parametrize(
+    ("beams", "longest", "alpha"), [(2, 8, 2.0), (5, 8, 0.0), (4, 3, 2.0), (3, 8, 3.0)]
+)
 def test_cached_batched_beam_search_equals_the_plain_one(
     model: VirTex, beams: int, longest: int, alpha: float
 ) -> None:
