@@ -14,16 +14,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from components.records import Captions, Report, Revision, Shards
 from components.training import progress
+from components.training.checkpoint import verify
 from registry.follower import Follower, following, read_lines
 from registry.tracking import Tracking, TrackingUnreachable
+from registry.versions import Versions
 
 
 def client(tracking: Tracking) -> MlflowClient:
@@ -246,8 +250,13 @@ def mlflow_server(store: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{store}/mlflow.db"]
     command += ["--artifacts-destination", str(store / "served")]
+    # As infra/settings.py starts it: a version's files lie with the server, never at a path of its choosing.
+    env = {
+        **os.environ,
+        "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": "^mlflow-artifacts:/",
+    }
     with (store / "server.log").open("a") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
         try:
             yield process
         finally:
@@ -268,7 +277,9 @@ def wait_for(uri: str, experiment: str) -> Tracking:
 
 @pytest.mark.stack
 @pytest.mark.faults
-def test_a_server_that_dies_in_a_training_loses_no_point_and_doubles_none(mlflow_store, tmp_path):
+def test_a_server_that_dies_in_a_training_loses_no_point_and_doubles_none(
+    mlflow_store, tmp_path, make_checkpoint
+):
     """Drill 24: MLflow is killed mid-run; training goes on; a restarted server gets every point, once."""
     Tracking(f"sqlite:///{mlflow_store}/mlflow.db", "made", mlflow_store / "artifacts")
     port, file = free_port(), tmp_path / "progress.jsonl"
@@ -296,3 +307,15 @@ def test_a_server_that_dies_in_a_training_loses_no_point_and_doubles_none(mlflow
         assert history(tracking, run_id, "loss") == [(1, 1.0), (2, 0.5)]
         tracking.log_bytes(run_id, "figures/loss.png", b"png")
         assert tracking.run_page(run_id).startswith(f"{uri}/#/experiments/")
+        _a_version_goes_through_the_server_and_back(uri, run_id, make_checkpoint("clip"), tmp_path)
+
+
+def _a_version_goes_through_the_server_and_back(uri, run_id, checkpoint, folder) -> None:
+    versions, image = Versions(uri), BytesIO()
+    Image.new("RGB", (8, 8), "red").save(image, "PNG")
+    for _ in range(2):
+        number = versions.register(run_id, "served", checkpoint, key="k1", example=image.getvalue())
+    versions.point("served", "champion", number)
+    assert versions.alias("served") == number == 1
+    assert verify(versions.checkpoint("served", number, folder)).digest == checkpoint.digest
+    assert versions.page("served", number) == f"{uri}/#/models/served/versions/1"
