@@ -219,17 +219,19 @@ class Prefixes:
 
 
 class Branching:
-    """Writes by a table: after the prefix [0] or [1], only one way on is likely, and [1]'s is the likelier."""
+    """Writes by a table: after [0] no way on is likely, after [1] all but certainly 2 and then the end."""
 
     LOGITS: ClassVar = {
-        (): [0.0, -0.2, -9.0, -9.0],
         (0,): [-1.0, -1.0, -1.0, -9.0],
         (1,): [-9.0, -9.0, 3.0, -9.0],
     }
 
+    def __init__(self, first: list[float]) -> None:
+        self.first = first
+
     def prefill(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Prefixes, Tensor]:
         empty = torch.empty((len(pixels_BCHW), 0), dtype=torch.long)
-        return Prefixes(pixels_BCHW, empty), torch.tensor([self.LOGITS[()]] * len(pixels_BCHW))
+        return Prefixes(pixels_BCHW, empty), torch.tensor([self.first] * len(pixels_BCHW))
 
     def step(self, state: Prefixes, tokens_N: Tensor) -> tuple[Prefixes, Tensor]:
         grown = torch.cat([state.words, tokens_N[:, None]], dim=1)
@@ -241,8 +243,16 @@ class Branching:
 def test_beams_move_with_their_whole_prefix() -> None:
     # Greedy takes 0 first; the best text begins with 1, so its beam must overtake with all it has read.
     pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    assert greedy(Branching(), pixels, eos_id=3, max_tokens=4)[0][0] == 0
-    assert beam(Branching(), pixels, eos_id=3, max_tokens=4, beams=2) == [[1, 2], [1, 2]]
+    model = Branching([0.0, -0.2, -9.0, -9.0])
+    assert greedy(model, pixels, eos_id=3, max_tokens=4)[0][0] == 0
+    assert beam(model, pixels, eos_id=3, max_tokens=4, beams=2) == [[1, 2], [1, 2]]
+
+
+def test_a_text_that_ends_leaves_its_place_to_the_next_best() -> None:
+    # The empty text is likeliest, then 0, then 1: two stay alive though one of the two best has ended.
+    model, pixels = Branching([0.4, 0.3, -9.0, 0.5]), torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    assert greedy(model, pixels, eos_id=3, max_tokens=4) == [[]]
+    assert beam(model, pixels, eos_id=3, max_tokens=4, beams=2) == [[1, 2]]
 
 
 @pytest.mark.parametrize("decoder", [greedy, beam])
