@@ -35,14 +35,12 @@ SourceName = StrEnum("SourceName", {name: name for name in SOURCES})  # type: ig
 
 
 class Launcher(StrEnum):
-    """Where training runs."""
+    """Where training runs: jobs, on the Ray head of `diptych up`; local, on a Ray of the run's own; inline, without Ray."""
 
-    local = "local"
-    """A Ray of its own, started and ended by the flow run."""
+    # The sentence above is what the form shows; it does not show those of the members.
     jobs = "jobs"
-    """The Ray head that `diptych up` started."""
+    local = "local"
     inline = "inline"
-    """In the flow's process, without Ray."""
 
 
 @dataclass(frozen=True, kw_only=True)
