@@ -33,9 +33,9 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Run the main job on real drawings: train CLIP and VirTex, measure, gate, promote."""
-    from flows.terminal import errors_in_words, say
+    from flows.terminal import command, say
 
-    with errors_in_words(debug):
+    with command(debug):
         from components.models.lite0 import PretrainedMissing, weights_path
 
         night = ["clip_emoji_mini", "virtex_emoji_mini"]
@@ -44,7 +44,7 @@ def demo(
         except PretrainedMissing:
             say("The ImageNet weights are not installed: the towers learn from scratch.")
             night = [f"{experiment}_conv" for experiment in night]
-        _night(night, [], force)
+        _night(night, [], force, debug)
         say("Next: `diptych up` opens the pages above; `diptych ledger` says what was decided.")
 
 
@@ -60,27 +60,19 @@ def retrain(
     debug: Debug = False,
 ) -> None:
     """The night, now: fresh data, retrain what changed, promote or refuse with reasons."""
-    from flows.terminal import errors_in_words
-
-    with errors_in_words(debug):
-        _night(experiments or ["clip_emoji_mini", "virtex_emoji_mini"], override or [], force)
+    _night(experiments or ["clip_emoji_mini", "virtex_emoji_mini"], override or [], force, debug)
 
 
 @app.command()
 def train(experiment: ExperimentArgument, override: Overrides = None, debug: Debug = False) -> None:
     """Train one experiment up to a registered version; promotes nothing."""
-    from flows.terminal import errors_in_words, launcher, platform, show
-    from infra.settings import Settings
+    from flows.terminal import launcher, platform, show
 
-    with errors_in_words(debug):
-        from flows.experiment import read_experiment
+    _check([experiment], override or [], debug)
+    with platform(debug) as settings:
+        from flows.train_model import train_model
 
-        read_experiment(experiment, override or [])
-        settings = Settings.read()
-        with platform(settings):
-            from flows.train_model import train_model
-
-            show([train_model(experiment, override or [], launcher(settings))])
+        show([train_model(experiment, override or [], launcher(settings))])
 
 
 @app.command()
@@ -93,10 +85,9 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a registered version on its experiment's data."""
-    from flows.terminal import errors_in_words, platform, say
-    from infra.settings import Settings
+    from flows.terminal import platform, say
 
-    with errors_in_words(debug), platform(Settings.read()):
+    with platform(debug):
         from flows.evaluate_model import evaluate_model
 
         for name, value in evaluate_model(model, number, override or []).items():
@@ -110,10 +101,9 @@ def promote(
     debug: Debug = False,
 ) -> None:
     """Ask the gate about a version; move the champion alias if it passes. Exit code 1 if refused."""
-    from flows.terminal import errors_in_words, platform, show
-    from infra.settings import Settings
+    from flows.terminal import platform, show
 
-    with errors_in_words(debug), platform(Settings.read()):
+    with platform(debug):
         from flows.promote_model import promote_model
 
         outcome = promote_model(model, number)
@@ -128,10 +118,9 @@ def rollback(
     debug: Debug = False,
 ) -> None:
     """Give the champion alias back to the version that had it before."""
-    from flows.terminal import errors_in_words, platform, say
-    from infra.settings import Settings
+    from flows.terminal import platform, say
 
-    with errors_in_words(debug), platform(Settings.read()):
+    with platform(debug):
         from flows.promote_model import rollback_model
 
         say(f"{model} version {rollback_model(model, reason)} is champion again.")
@@ -140,10 +129,9 @@ def rollback(
 @app.command()
 def reconcile(debug: Debug = False) -> None:
     """Make every champion alias what the ledger says, and finish moves a crash left open."""
-    from flows.terminal import errors_in_words, platform, say
-    from infra.settings import Settings
+    from flows.terminal import platform, say
 
-    with errors_in_words(debug), platform(Settings.read()):
+    with platform(debug):
         from flows.services import services
         from registry import promotion
 
@@ -159,16 +147,14 @@ def ledger(
     debug: Debug = False,
 ) -> None:
     """What was decided, when, by whom and why."""
-    from flows.terminal import errors_in_words
-    from infra.settings import Settings
+    from flows.terminal import command
 
-    with errors_in_words(debug):
+    with command(debug) as settings:
         from rich.console import Console
         from rich.table import Table
 
         from registry.ledger.store import Ledger
 
-        settings = Settings.read()
         settings.prepare()
         table = Table("when (UTC)", "what", "model", "version", "outcome", "by", "why")
         for entry in Ledger(settings.ledger_url).migrate().history(limit):
@@ -180,9 +166,9 @@ def ledger(
 @app.command()
 def families(debug: Debug = False) -> None:
     """The model families: what each can do, and how large its presets are."""
-    from flows.terminal import errors_in_words
+    from flows.terminal import command
 
-    with errors_in_words(debug):
+    with command(debug):
         from flows.families import show_families
 
         show_families()
@@ -197,9 +183,9 @@ def prepare(
     debug: Debug = False,
 ) -> None:
     """Make a source's shards and manifest (what `dvc repro` runs)."""
-    from flows.terminal import errors_in_words, say
+    from flows.terminal import command, say
 
-    with errors_in_words(debug):
+    with command(debug):
         from components.catalog import SOURCES
         from components.data.shards import write_shards
 
@@ -211,13 +197,11 @@ def prepare(
 @app.command()
 def up(debug: Debug = False) -> None:
     """Start Prefect, MLflow and a Ray head on loopback, and deploy every flow; what runs stays."""
-    from flows.terminal import errors_in_words, say
+    from flows.terminal import command, say
     from infra import stack
     from infra.deployments import deploy
-    from infra.settings import Settings
 
-    with errors_in_words(debug):
-        settings = Settings.read()
+    with command(debug) as settings:
         services = stack.up(settings, say=say)
         deploy(settings)
         for service in services:
@@ -229,41 +213,46 @@ def up(debug: Debug = False) -> None:
 @app.command()
 def down(debug: Debug = False) -> None:
     """Stop what `diptych up` started, with every process it left."""
-    from flows.terminal import errors_in_words, say
+    from flows.terminal import command, say
     from infra import stack
-    from infra.settings import Settings
 
-    with errors_in_words(debug):
-        if not stack.down(Settings.read(), say=say):
+    with command(debug) as settings:
+        if not stack.down(settings, say=say):
             say("Nothing of ours was running.")
 
 
 @app.command()
 def status(debug: Debug = False) -> None:
     """How each service is; exit code 1 if one that was started is not well."""
-    from flows.terminal import errors_in_words, say
+    from flows.terminal import command, say
     from infra import stack
-    from infra.settings import Settings
 
-    with errors_in_words(debug):
-        services = stack.status(Settings.read())
+    with command(debug) as settings:
+        services = stack.status(settings)
         for each in services:
             say(f"{each.name:8} {each.state:5} {each.url or ''} {each.detail}".rstrip())
         raise typer.Exit(1 if any(each.state == "ill" for each in services) else 0)
 
 
-def _night(experiments: list[str], overrides: list[str], force: bool) -> None:
-    from flows.experiment import read_experiment
+def _night(experiments: list[str], overrides: list[str], force: bool, debug: bool) -> None:
     from flows.terminal import launcher, platform, show
-    from infra.settings import Settings
 
-    for experiment in experiments:
-        read_experiment(experiment, overrides)  # a mistake is told before anything is started
-    settings = Settings.read()
-    with platform(settings):
+    _check(experiments, overrides, debug)
+    with platform(debug) as settings:
         from flows.nightly_retrain import nightly_retrain
 
         show(nightly_retrain(experiments, overrides, force, launcher(settings)))
+
+
+def _check(experiments: list[str], overrides: list[str], debug: bool) -> None:
+    """Tell a mistake before anything is started."""
+    from flows.terminal import command
+
+    with command(debug):
+        from flows.experiment import read_experiment
+
+        for experiment in experiments:
+            read_experiment(experiment, overrides)
 
 
 def _print_version(asked: bool) -> None:

@@ -140,6 +140,8 @@ def promote(model: str, number: int, verdict: VerdictEntry) -> bool:
         number=number,
         verdict=verdict,
         by=f"flow run {flow_run.id}",
+        # After a rollback the same verdict may promote again; a retry of this task is still the same move.
+        key=f"verdict:{verdict.key}:{flow_run.id}",
     )
     doors.versions.tag(model, number, "gate", "passed")
     return True

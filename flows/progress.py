@@ -26,14 +26,14 @@ def teller(name: str, steps: int) -> Callable[[Progress], None]:
         now_s = time.monotonic()
         if now_s - said_s >= EVERY_S or line.step == steps:
             said_s = now_s
-            logger.info(sentence(name, line, steps))
+            logger.info(sentence(line, steps))
             update_progress_artifact(artifact, 100.0 * line.step / steps)
 
     return tell
 
 
-def sentence(name: str, line: Progress, steps: int) -> str:
-    """One report for a person, as `clip_emoji_mini: step 120/400 · loss 2.310 · 410 images/s`."""
-    parts = [f"{name}: step {line.step}/{steps}", f"loss {line.values['loss']:.3f}"]
+def sentence(line: Progress, steps: int) -> str:
+    """One report for a person, as `step 120/400 · loss 2.310 · 410 images/s`."""
+    parts = [f"step {line.step}/{steps}", f"loss {line.values['loss']:.3f}"]
     rate = line.values.get("samples_per_s")
     return " · ".join(parts + ([f"{rate:.0f} images/s"] if rate else []))

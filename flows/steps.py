@@ -19,6 +19,7 @@ from components.training.job import TrainingJob
 from flows import timing
 from flows.experiment import Experiment, run_key
 from flows.outcome import Candidate
+from flows.pictures import pictures
 from flows.progress import teller
 from flows.services import services
 
@@ -38,6 +39,7 @@ def make_candidate(
         evaluate(checkpoint, revision.shards, split, experiment.evaluation)
         for split in (experiment.evaluation.split, *experiment.evaluation.also)
     ]
+    draw(revision.shards, job, reports[0], run_id)
     number = register(experiment, revision, job, checkpoint, reports, run_id, attempt)
     return Candidate(
         experiment=experiment.name,
@@ -91,7 +93,13 @@ def open_run(
     return run_id
 
 
-@task(name="train", retries=1, retry_delay_seconds=2, cache_policy=NO_CACHE)
+@task(
+    name="train",
+    task_run_name="train {name}",
+    retries=1,
+    retry_delay_seconds=2,
+    cache_policy=NO_CACHE,
+)
 def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint:
     """Train to the last step, or go on from the last checkpoint; progress reaches MLflow and this run's log."""
     doors, began_s = services(), time.time()
@@ -104,9 +112,8 @@ def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint
         )
     if follower.unsynced:
         get_run_logger().warning(
-            "%d reports of %s did not reach MLflow (%s); they stay in %s and the next run of this training sends them.",
+            "%d reports did not reach MLflow (%s); they stay in %s and the next run of this training sends them.",
             follower.unsynced,
-            name,
             follower.problem,
             job.progress,
         )
@@ -120,6 +127,13 @@ def evaluate(checkpoint: Checkpoint, shards: Shards, split: str, plan: Evaluatio
     """Every number a checkpoint's abilities call for, on one split."""
     with timing.timed("evaluation"):
         return measure(checkpoint, shards, split, plan, services().settings.captions)
+
+
+@task(name="draw", cache_policy=NO_CACHE)
+def draw(shards: Shards, job: TrainingJob, report: Report, run_id: str) -> None:
+    """Loss, metrics, recall and a sheet of samples, as pictures of the MLflow run."""
+    for name, picture in pictures(shards, progress.read(job.progress), report).items():
+        services().tracking.log_bytes(run_id, f"figures/{name}.png", picture)
 
 
 @task(name="register", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,10 +19,17 @@ EXPECTED = (ValueError, LookupError, OSError, RuntimeError, ArithmeticError)
 
 
 @contextmanager
-def errors_in_words(debug: bool) -> Iterator[None]:
-    """Turn an expected error into its message on stderr and exit code 2; `debug` lets it through."""
+def command(debug: bool) -> Iterator[Settings]:
+    """The settings, with this process's environment made theirs; expected errors become words and exit code 2.
+
+    Torch, Prefect, MLflow and Ray read the environment when they are imported, so it comes first.
+    """
     try:
-        yield
+        settings = Settings.read()
+        os.environ.update(settings.child_environment())
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = "flows.console_log.PlainConsole"
+        os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+        yield settings
     except EXPECTED as error:
         if debug:
             raise
@@ -32,14 +38,10 @@ def errors_in_words(debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def platform(settings: Settings) -> Iterator[None]:
-    """Prefect and MLflow for the length of a command: those that are up, or short-lived ones that end with it."""
-    # Prefect, MLflow and Ray read their settings when they are imported, which happens inside the block.
-    os.environ.update(settings.child_environment())
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = "flows.console_log.PlainConsole"
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    with stack.short_lived(settings, ("prefect", "mlflow"), say=say):
-        yield
+def platform(debug: bool) -> Iterator[Settings]:
+    """A command with Prefect and MLflow: those that are up, or short-lived ones that end with it."""
+    with command(debug) as settings, stack.short_lived(settings, ("prefect", "mlflow"), say=say):
+        yield settings
 
 
 def launcher(settings: Settings) -> str:

@@ -56,13 +56,15 @@ class Follower:
     def sync(self) -> int:
         """Deliver what is new and remember it; the number of reports. Raises what the delivery raises."""
         with self._busy:
-            waiting = self._waiting() if self._changed() else []
+            # Looked at before it is read: a line that is added meanwhile is a change at the next look.
+            look = self._look()
+            waiting = self._waiting() if self._seen is None or self._seen != look else []
             if waiting:
                 self._deliver(waiting)
                 for line in waiting:
                     self._steps.update(dict.fromkeys(line.values, line.step))
                 atomic.write_json(self._memory, self._steps)
-            self._seen = self._look()
+            self._seen = look
         self.problem = None
         return len(waiting)
 
@@ -78,9 +80,6 @@ class Follower:
     def _waiting(self) -> list[Line]:
         lines = (_without(line, self._steps) for line in read_lines(self._path))
         return [line for line in lines if line.values]
-
-    def _changed(self) -> bool:
-        return self._seen is None or self._seen != self._look()
 
     def _look(self) -> tuple[int, int] | None:
         # A resumed training replaces the file by a shorter one, so its size alone would not tell.
