@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -137,7 +137,7 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
 def _validate(record: type, values: Mapping[str, Any], where: str) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} is {values!r}; a mapping is needed.")
-    _refuse_unknown(values, record.__dataclass_fields__, where)
+    _refuse_unknown(values, [each.name for each in fields(record)], where)
     try:
         return TypeAdapter(record).validate_python(dict(values))
     except ValidationError as error:

@@ -27,7 +27,7 @@ ENGINES = (
     "alembic",
     "torch",
 )
-INSTALLERS = {"pip", "setuptools", "wheel", "uv"}
+INSTALLERS = {"pip", "wheel", "uv"}
 
 
 def plain(name: str) -> str:

@@ -33,7 +33,11 @@ def subject(tiny_shards, tiny_tokenizer):
 
 
 def test_the_references_themselves_score_perfectly():
-    references = [["a red circle", "the circle is red"], ["a blue cross"], ["one green square here"]]
+    references = [
+        ["a red circle", "the circle is red"],
+        ["a blue cross"],
+        ["one green square here"],
+    ]
     values = score_captions([first for first, *_ in references], references)
     assert values["exact_match"] == 1.0
     assert values["rouge_l"] == pytest.approx(1.0)

@@ -40,7 +40,9 @@ def test_chance_is_what_random_embeddings_reach():
         for _ in range(600)
     ]
     for name, value in expected.items():
-        assert sum(draw[name] for draw in draws) / len(draws) == pytest.approx(value, abs=0.03), name
+        assert sum(draw[name] for draw in draws) / len(draws) == pytest.approx(value, abs=0.03), (
+            name
+        )
 
 
 def test_an_ensemble_of_one_prompt_is_the_plain_embedding(tiny_tokenizer):
@@ -51,5 +53,7 @@ def test_an_ensemble_of_one_prompt_is_the_plain_embedding(tiny_tokenizer):
 
 
 def test_an_ensemble_has_length_one(tiny_tokenizer):
-    ensemble = class_embeddings(Letters(), tiny_tokenizer, ["red circle"], ["a {}", "the {} is"], 16)
+    ensemble = class_embeddings(
+        Letters(), tiny_tokenizer, ["red circle"], ["a {}", "the {} is"], 16
+    )
     torch.testing.assert_close(ensemble.norm(dim=-1), torch.ones(1))
