@@ -27,7 +27,7 @@ def nightly_retrain(
         experiments: Files of flows/experiments, in order.
         overrides: Settings changed for every experiment of this night, as "training.steps=200".
         force: Train although data and settings are unchanged, with the next seed.
-        launcher: Where training runs.
+        launcher: Where training runs: jobs on the Ray head of `diptych up`, local on a Ray of the run's own, inline without.
     """
     clock = Night()
     night = [read_experiment(name, overrides) for name in experiments]

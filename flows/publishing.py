@@ -38,7 +38,12 @@ def publish(outcomes: Sequence[Outcome], night_run: str | None = None) -> None:
             markdown(outcome), key=f"report-{slug}", description=outcome.sentence()
         )
         for title, address in outcome.links.items():
-            create_link_artifact(address, title, key=f"{slug}-{title.lower().replace(' ', '-')}")
+            create_link_artifact(
+                address,
+                title,
+                key=f"{slug}-{title.lower().replace(' ', '-')}",
+                description=f"{title} of {outcome.experiment}",
+            )
         if outcome.candidate is not None:
             run_id = outcome.candidate.mlflow_run_id
             tracking.log_bytes(run_id, "verdict.md", markdown(outcome).encode())

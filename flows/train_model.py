@@ -21,7 +21,7 @@ def train_model(
     Args:
         experiment: A file of flows/experiments.
         overrides: Settings changed for this run, as "training.lr=1e-4".
-        launcher: Where training runs.
+        launcher: Where training runs: jobs on the Ray head of `diptych up`, local on a Ray of the run's own, inline without.
     """
     chosen = read_experiment(experiment, overrides)
     revision = refresh_dataset(chosen.source)

@@ -1,0 +1,245 @@
+"""A person at a browser: fills the form, watches the night, reads its report, holds two nights side by side.
+
+Real servers, a real Chromium, a real training on the Ray head. `DIPTYCH_PICTURES=docs/pictures` takes the pictures of
+the documentation anew; those are of whole trainings on real drawings, so it then takes minutes more.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from infra import processes, stack
+from infra.deployments import deploy
+from infra.http_json import ask, ask_prefect
+from infra.ports import free_ports
+from infra.settings import PORT_VARIABLES, Settings
+from registry.tracking import Tracking
+
+pytestmark = pytest.mark.stack
+
+PICTURES = os.environ.get("DIPTYCH_PICTURES")
+EXPERIMENT = "virtex_emoji_mini" if PICTURES else "virtex_shapes_l0"
+STEPS = ("300", "400") if PICTURES else ("40", "30")
+QUICK = [] if PICTURES else ["training.warmup_steps=5", "training.checkpoint_every=100"]
+NIGHT_S = 240
+BROWSER = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+ENDED = re.compile("^(Completed|Failed|Crashed|Cancelled)$")
+
+
+@dataclass(frozen=True)
+class Night:
+    """One that ended, as a person finds it: where its run is told in Prefect, and its training in MLflow."""
+
+    page: str
+    state: str
+    mlflow_run_id: str
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """`diptych up` in a home of its own."""
+    ports = dict(zip(PORT_VARIABLES.values(), map(str, free_ports(4)), strict=True))
+    home = tmp_path_factory.mktemp("browser") / "home"
+    settings = Settings.read({**os.environ, "DIPTYCH_HOME": str(home), **ports})
+    stack.up(settings)
+    try:
+        deploy(settings)
+        yield settings
+    finally:
+        stack.down(settings)
+
+
+@pytest.fixture(scope="module")
+def page(platform: Settings) -> Iterator[Any]:
+    """A tab of the system's Chromium that reaches our two servers and nothing else."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no `chromium` on the PATH: Debian's package is enough")
+    ours = (platform.prefect_url, platform.mlflow_url)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(BROWSER))
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(60_000)
+        page.route(
+            "**/*",
+            lambda route: (
+                route.continue_() if route.request.url.startswith(ours) else route.abort()
+            ),
+        )
+        # MLflow opens a chat beside the first page, which would cover a third of it.
+        seen = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+        page.add_init_script(seen)
+        yield page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def first(platform: Settings, page: Any) -> Night:
+    """A night that a person starts from the form."""
+    page.goto(f"{platform.prefect_url}/v2/deployments")
+    page.get_by_role("link", name="nightly-retrain", exact=True).first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Custom run").click()
+    choose(page, EXPERIMENT)
+    for override in overrides(STEPS[0]):
+        page.get_by_role("button", name="Add item").click()
+        page.get_by_role("main").get_by_role("textbox").last.fill(override)
+    keep(page, "prefect_form")
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_role("link", name="View run").click()
+    return watch(platform, page)
+
+
+@pytest.fixture(scope="module")
+def second(platform: Settings, page: Any, first: Night) -> Night:
+    """The same with another number of steps, started through the API."""
+    name = "/api/deployments/name/nightly-retrain/nightly-retrain"
+    deployment = ask(platform.prefect_port, name)[1]["id"]
+    parameters = {"experiments": [EXPERIMENT], "overrides": overrides(STEPS[1])}
+    code, run = ask_prefect(
+        platform, f"/deployments/{deployment}/create_flow_run", {"parameters": parameters}
+    )
+    assert code == 201
+    page.goto(f"{platform.prefect_url}/v2/runs/flow-run/{run['id']}")
+    return watch(platform, page)
+
+
+def test_every_flow_is_deployed_and_the_night_has_its_hour(platform: Settings) -> None:
+    found = {each["name"]: each for each in ask_prefect(platform, "/deployments/filter", {})[1]}
+    assert set(found) == {
+        "nightly-retrain",
+        "train-model",
+        "evaluate-model",
+        "promote-model",
+        "rollback-model",
+        "refresh-dataset",
+    }
+    (hour,) = found["nightly-retrain"]["schedules"]
+    assert hour["active"]
+    assert hour["schedule"]["cron"] == "0 2 * * *"
+
+    def scheduled() -> bool:
+        wanted = {"deployments": {"name": {"any_": ["nightly-retrain"]}}}
+        wanted["flow_runs"] = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+        return len(ask_prefect(platform, "/flow_runs/filter", wanted)[1]) > 1
+
+    assert processes.wait_until(scheduled, 60)
+
+
+def test_the_form_offers_every_experiment_and_launcher(platform: Settings) -> None:
+    found = {each["name"]: each for each in ask_prefect(platform, "/deployments/filter", {})[1]}
+    schema = found["nightly-retrain"]["parameter_openapi_schema"]
+    assert schema["properties"]["experiments"]["type"] == "array"
+    assert schema["properties"]["experiments"]["items"] == {"$ref": "#/definitions/ExperimentName"}
+    files = Path(__file__).parents[2].glob("flows/experiments/*.yaml")
+    assert set(schema["definitions"]["ExperimentName"]["enum"]) == {path.stem for path in files}
+    assert set(schema["definitions"]["Launcher"]["enum"]) == {"inline", "local", "jobs"}
+    told = (
+        schema["properties"] | schema["definitions"]
+    )  # what is in neither has no words in the form
+    for name, parameter in schema["properties"].items():
+        kind = parameter.get("$ref", "").rpartition("/")[2]
+        assert "description" in parameter or "description" in told.get(kind, {}), name
+
+
+def test_a_night_started_from_the_form_trains_on_the_ray_head(
+    platform: Settings, first: Night
+) -> None:
+    assert first.state == "Completed"
+    token = {"Authorization": f"Bearer {platform.ray_token_file.read_text()}"}
+    jobs = ask(platform.ray_port, "/api/jobs/", headers=token)[1]
+    assert [job["status"] for job in jobs] == ["SUCCEEDED"]
+    found = MlflowClient(platform.mlflow_url).search_model_versions(f"name='{EXPERIMENT}'")
+    assert [version.run_id for version in found] == [first.mlflow_run_id]
+
+
+def test_the_report_leads_from_its_flow_run_to_the_numbers_in_mlflow(
+    platform: Settings, page: Any, second: Night
+) -> None:
+    open_report(page, second)
+    keep(page, "prefect_report")
+    told = page.get_by_role("row", name=re.compile("^exact_match ")).inner_text().split()[1]
+    page.get_by_role("heading", name=re.compile("^Verdict: (passed|refused)$")).wait_for()
+    page.get_by_role("link", name="MLflow run", exact=True).click()
+    page.get_by_role("heading", name=EXPERIMENT).wait_for()
+    row = page.get_by_role("row", name=re.compile(r"^test\/exact_match \d"))
+    row.wait_for()
+    assert page.url.endswith(f"/runs/{second.mlflow_run_id}")
+    assert f"{float(row.inner_text().split()[-1]):.3f}" == told
+
+
+def test_two_nights_stand_side_by_side_in_mlflow(
+    platform: Settings, page: Any, first: Night, second: Night
+) -> None:
+    runs = [first.mlflow_run_id, second.mlflow_run_id]
+    page.goto(Tracking(platform.mlflow_url, "diptych").compare_page(runs))
+    page.get_by_role("heading", name="Comparing 2 Runs").wait_for()
+    page.get_by_text("Model training", exact=True).click()
+    for section in ("Visualizations", "Run details"):
+        page.get_by_role("button", name=section).click()
+    page.get_by_role("switch", name="Parameters").click()  # only what differs
+    page.get_by_role("row", name=f"training.steps {' '.join(STEPS)}").wait_for()
+    page.get_by_role("row", name=re.compile(r"^test\/exact_match [\d.]+ [\d.]+$")).wait_for()
+    keep(page, "mlflow_compare")
+
+
+def overrides(steps: str) -> list[str]:
+    return [f"training.steps={steps}", *QUICK]
+
+
+def choose(page: Any, experiment: str) -> None:
+    """Leave one experiment in the list of the form."""
+    chosen = page.get_by_role("button", name=re.compile("^Remove .* tag$"))
+    chosen.first.wait_for()
+    while chosen.count():
+        chosen.first.click()
+    page.get_by_role("button", name="Select ExperimentName").click()
+    page.get_by_role("option", name=experiment, exact=True).click()
+    page.keyboard.press("Escape")
+    page.get_by_role("option").first.wait_for(state="hidden")
+
+
+def watch(settings: Settings, page: Any) -> Night:
+    """Stay on the page of a flow run until it tells how it ended."""
+    state = page.get_by_text(ENDED).first
+    state.wait_for(timeout=NIGHT_S * 1000)
+    runs = MlflowClient(settings.mlflow_url).search_runs(
+        [Tracking(settings.mlflow_url, "diptych").experiment_id],
+        f"tags.`diptych.flow_run` = '{page.url.rpartition('/')[2].partition('?')[0]}'",
+    )
+    trained = [run.info.run_id for run in runs if run.info.run_name == EXPERIMENT]
+    return Night(page.url, state.inner_text(), *trained)
+
+
+def open_report(page: Any, night: Night) -> None:
+    """From the flow run to the report, as a person clicks."""
+    page.goto(night.page)
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_role("link", name=f"report-{EXPERIMENT.replace('_', '-')}").click()
+    # The key's page lists every night's report, newest first.
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
+    page.get_by_role("table").wait_for()
+
+
+def keep(page: Any, name: str) -> None:
+    """Keep what the tab shows, in 256 colours, if pictures are wanted."""
+    if PICTURES:
+        page.wait_for_timeout(1_000)  # menus fade out
+        shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        Path(PICTURES).mkdir(parents=True, exist_ok=True)
+        shown.quantize(256).save(Path(PICTURES) / f"{name}.png", optimize=True)
