@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from conftest import digest, record_candidate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -28,6 +27,7 @@ from registry.promotion import (
     rollback,
 )
 from registry.versions import Versions
+from tests.registry.conftest import digest, record_candidate
 
 MODEL = "emoji-clip"
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import two_tower_case
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from components.objectives.contrastive import info_nce
+from tests.components.objectives import two_tower_case
 
 
 def _pairs(rows: int, width: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
