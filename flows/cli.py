@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -79,7 +80,7 @@ def train(experiment: ExperimentArgument, override: Overrides = None, debug: Deb
 def evaluate(
     model: ExperimentArgument,
     number: Annotated[
-        int | None, typer.Argument(help="A version; the champion if left out.")
+        int | None, typer.Argument(min=1, help="A version; the champion if left out.")
     ] = None,
     override: Overrides = None,
     debug: Debug = False,
@@ -87,6 +88,7 @@ def evaluate(
     """Measure a registered version on its experiment's data."""
     from flows.terminal import platform, say
 
+    _check([model], override or [], debug)
     with platform(debug):
         from flows.evaluate_model import evaluate_model
 
@@ -97,12 +99,13 @@ def evaluate(
 @app.command()
 def promote(
     model: ExperimentArgument,
-    number: Annotated[int, typer.Argument(help="The version that asks to be champion.")],
+    number: Annotated[int, typer.Argument(min=1, help="The version that asks to be champion.")],
     debug: Debug = False,
 ) -> None:
     """Ask the gate about a version; move the champion alias if it passes. Exit code 1 if refused."""
     from flows.terminal import platform, show
 
+    _check([model], [], debug)
     with platform(debug):
         from flows.promote_model import promote_model
 
@@ -118,8 +121,13 @@ def rollback(
     debug: Debug = False,
 ) -> None:
     """Give the champion alias back to the version that had it before."""
-    from flows.terminal import platform, say
+    from flows.terminal import command, platform, say
 
+    _check([model], [], debug)
+    with command(debug):
+        from registry.promotion import check_reason
+
+        check_reason(reason)
     with platform(debug):
         from flows.promote_model import rollback_model
 
@@ -147,20 +155,27 @@ def ledger(
     debug: Debug = False,
 ) -> None:
     """What was decided, when, by whom and why."""
-    from flows.terminal import command
+    from flows.terminal import command, say
 
     with command(debug) as settings:
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         from registry.ledger.store import Ledger
 
         settings.prepare()
+        history = Ledger(settings.ledger_url).migrate().history(limit)
         table = Table("when (UTC)", "what", "model", "version", "outcome", "by", "why")
-        for entry in Ledger(settings.ledger_url).migrate().history(limit):
+        for entry in history:
             cells = (entry.kind, entry.model, entry.number, entry.outcome, entry.by, entry.text)
-            table.add_row(f"{entry.at:%Y-%m-%d %H:%M:%S}", *(str(cell or "") for cell in cells))
-        Console().print(table)
+            # As Text: what a person wrote into a reason is no markup.
+            texts = (Text(str(cell or "")) for cell in cells)
+            table.add_row(f"{entry.at:%Y-%m-%d %H:%M:%S}", *texts)
+        if not history:
+            say("Nothing was decided yet: `diptych demo` or `diptych retrain` asks the first gate.")
+            return
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @app.command()
@@ -249,10 +264,10 @@ def _check(experiments: list[str], overrides: list[str], debug: bool) -> None:
     from flows.terminal import command
 
     with command(debug):
-        from flows.experiment import read_experiment
+        from flows.experiment import read_experiment, shipped
 
         for experiment in experiments:
-            read_experiment(experiment, overrides)
+            read_experiment(shipped(experiment), overrides)
 
 
 def _print_version(asked: bool) -> None:
@@ -264,7 +279,10 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def about(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
     ] = False,
 ) -> None:
     """Options of the whole command."""

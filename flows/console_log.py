@@ -6,15 +6,15 @@ import logging
 
 from prefect.logging.handlers import PrefectConsoleHandler
 
-ENGINE = ("Beginning ", "View at ", "Finished in state Completed")
-"""What Prefect says of every run: in its UI it is a colour, here it would bury the rest."""
+ENGINE = ("Beginning ", "View at ", "Finished in state Completed", "Finished in state Failed")
+"""What Prefect says of every run: in its UI it is a colour, here it would bury the rest. Why one failed was said before."""
 
 
 class PlainConsole(PrefectConsoleHandler):
     """Chosen for a command's own process by `flows/terminal.py`, never in a worker."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Leave out what the engine says of every run that goes well."""
+        """Leave out what the engine says of every run."""
         return bool(super().filter(record)) and not record.getMessage().startswith(ENGINE)
 
     def format(self, record: logging.LogRecord) -> str:

@@ -12,6 +12,7 @@ from components.records import Checkpoint, Report, Revision
 from components.training.checkpoint import verify
 from flows.experiment import Experiment
 from flows.outcome import Candidate, Outcome
+from flows.patience import may_pass
 from flows.services import services
 from flows.steps import evaluate, links
 from registry import promotion
@@ -72,7 +73,13 @@ def unchanged(experiment: Experiment, attempt: int) -> Outcome:
     )
 
 
-@task(name="settle", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="settle",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def settle(models: Sequence[str]) -> None:
     """Finish what a crash left between ledger and registry, before anything new is decided."""
     doors = services()
@@ -95,7 +102,13 @@ def champion_report(experiment: Experiment, number: int, revision: Revision) -> 
     )
 
 
-@task(name="fetch version", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="fetch version",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def fetch_version(model: str, number: int) -> Checkpoint:
     """A registered version's checkpoint, verified, from the registry or from the copy fetched before."""
     doors = services()
@@ -129,7 +142,13 @@ def judge(experiment: Experiment, candidate: Candidate, champion: Report | None)
     return entry
 
 
-@task(name="promote", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="promote",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def promote(model: str, number: int, verdict: VerdictEntry) -> bool:
     """Open the move, point the alias, close the move; again is no second move."""
     doors = services()
@@ -147,7 +166,13 @@ def promote(model: str, number: int, verdict: VerdictEntry) -> bool:
     return True
 
 
-@task(name="give back", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="give back",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def give_back(model: str, reason: str) -> int:
     """The champion before the present one is champion again; its number."""
     doors, by = services(), f"flow run {flow_run.id}"

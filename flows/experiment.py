@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -23,7 +24,19 @@ from components.training.plan import TrainingPlan
 from registry.gates import Rule, check_rules
 
 FOLDER = Path(__file__).parent / "experiments"
-KEYS = ("family", "source", "model", "training", "evaluation", "gate")
+KEYS: dict[str, type] = {
+    "family": str,
+    "source": str,
+    "model": dict,
+    "training": dict,
+    "evaluation": dict,
+    "gate": list,
+}
+"""What an experiment's file holds, and of which kind each is."""
+SECTIONS = ("model", "training", "evaluation")
+"""What an override may change: who may say what passes the gate is the file alone."""
+_KINDS = {str: "a name", dict: "a mapping", list: "a list"}
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,59}")
 
 ExperimentName = StrEnum(  # type: ignore[misc]
     "ExperimentName", {path.stem: path.stem for path in sorted(FOLDER.glob("*.yaml"))}
@@ -69,12 +82,22 @@ def read_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
     Raises UnknownName for an experiment, family, source or key nobody knows, with the nearest known one, and
     ConfigError for a value that cannot work.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    text = _load(path, name)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{shipped(name)}.yaml"
+    text = _load(path)
     for override in overrides:
         _override(text, override)
-    _refuse_unknown(text, KEYS, str(path))
     return _typed(text, path)
+
+
+def shipped(name: str) -> str:
+    """The name, if it is that of an experiment of the folder; else UnknownName with the nearest."""
+    known = [experiment.value for experiment in ExperimentName]
+    if name not in known:
+        raise UnknownName(
+            f"No experiment {_short(name)}.{_nearest(Path(name).stem, known)} Known: {', '.join(known)}. "
+            "A new experiment is one file in flows/experiments/."
+        )
+    return name
 
 
 def run_key(experiment: Experiment, shards_digest: str, attempt: int) -> str:
@@ -83,20 +106,25 @@ def run_key(experiment: Experiment, shards_digest: str, attempt: int) -> str:
     return f"{experiment.name}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
 
 
-def _load(path: Path, name: str) -> dict[str, Any]:
-    if not path.is_file():
-        known = [experiment.value for experiment in ExperimentName]
-        raise UnknownName(
-            f'No experiment "{name}".{_nearest(path.stem, known)} Known: {", ".join(known)}. '
-            "A new experiment is one file in flows/experiments/."
+def _load(path: Path) -> dict[str, Any]:
+    if not _NAME.fullmatch(path.stem):
+        raise ConfigError(
+            f"{_short(str(path))} cannot name models: a file's stem is lower-case letters, digits and _, at most 60."
         )
     try:
-        text = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+        text = _yaml(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise UnknownName(f"There is no file {path} with an experiment in it.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}.") from error
     if not isinstance(text, dict):
         raise ConfigError(f"{path} holds no mapping; its keys are {', '.join(KEYS)}.")
-    return text
+    _refuse_unknown(text, KEYS, str(path))
+    filled = {key: value for key, value in text.items() if value is not None}
+    for key, value in filled.items():
+        if not isinstance(value, KEYS[key]):
+            raise ConfigError(f"{path}: {key} is {_short(value)}; {_KINDS[KEYS[key]]} is needed.")
+    return filled
 
 
 def _override(text: dict[str, Any], override: str) -> None:
@@ -104,13 +132,23 @@ def _override(text: dict[str, Any], override: str) -> None:
     section, dot, key = keys.strip().partition(".")
     if not equals or not dot or not key:
         raise ConfigError(
-            f'"{override}" is no override; write section.key=value, as training.lr=1e-4.'
+            f"{_short(override)} is no override; write section.key=value, as training.lr=1e-4."
         )
-    if section not in ("model", "training", "evaluation"):
+    if section not in SECTIONS:
         raise UnknownName(
-            f'"{override}" names section "{section}"; model, training and evaluation can be overridden.'
+            f'The override {_short(override)} names section "{section}".{_nearest(section, SECTIONS)} '
+            f"Those that can be overridden: {', '.join(SECTIONS)}."
         )
-    text.setdefault(section, {})[key] = yaml.safe_load(value)
+    text.setdefault(section, {})[key] = _yaml(value, f"The override {_short(override)}")
+
+
+def _yaml(text: str, where: str) -> Any:
+    # PyYAML hands on what Python says of a date like 2025-02-30, and of a list 10,000 deep.
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{where} is not YAML: {said[:300]}.") from error
 
 
 def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
@@ -119,24 +157,27 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
         raise ConfigError(f"{path} names no {' and no '.join(missing)}.")
     family = FAMILIES[text["family"]]
     SOURCES[text["source"]]
-    settings = dict(text.get("model") or {})
+    settings = dict(text.get("model", {}))
     preset = family.Config.preset(settings.pop("preset", "tiny"))
     experiment = Experiment(
         name=path.stem,
         family=text["family"],
         source=text["source"],
         model=_validate(family.Config, preset.to_dict() | settings, f"{path}: model"),
-        training=_validate(TrainingPlan, text.get("training") or {}, f"{path}: training"),
-        evaluation=_validate(EvaluationPlan, text.get("evaluation") or {}, f"{path}: evaluation"),
-        gate=tuple(_validate(Rule, rule, f"{path}: gate") for rule in text.get("gate") or ()),
+        training=_validate(TrainingPlan, text.get("training", {}), f"{path}: training"),
+        evaluation=_validate(EvaluationPlan, text.get("evaluation", {}), f"{path}: evaluation"),
+        gate=tuple(_validate(Rule, rule, f"{path}: gate") for rule in text.get("gate", ())),
     )
-    check_rules(experiment.gate, measurable(family))
+    try:
+        check_rules(experiment.gate, measurable(family))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return experiment
 
 
 def _validate(record: type, values: Mapping[str, Any], where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} is {values!r}; a mapping is needed.")
+        raise ConfigError(f"{where} is {_short(values)}; a mapping is needed.")
     _refuse_unknown(values, [each.name for each in fields(record)], where)
     try:
         return TypeAdapter(record).validate_python(dict(values))
@@ -145,7 +186,7 @@ def _validate(record: type, values: Mapping[str, Any], where: str) -> Any:
         if isinstance(cause := first.get("ctx", {}).get("error"), Exception):
             raise ConfigError(f"{where}: {cause}") from error
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{where}.{key} is {first['input']!r}: {first['msg']}.") from error
+        raise ConfigError(f"{where}.{key} is {_short(first['input'])}: {first['msg']}.") from error
 
 
 def _refuse_unknown(values: Mapping[str, Any], known: Any, where: str) -> None:
@@ -159,3 +200,9 @@ def _refuse_unknown(values: Mapping[str, Any], known: Any, where: str) -> None:
 def _nearest(name: str, known: Any) -> str:
     near = get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def _short(value: Any) -> str:
+    # As Python writes it, so that what would steer the terminal is shown and does nothing.
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,10 +9,17 @@ from components.data.revision import fetch
 from components.records import Expectations, Revision
 from flows.experiment import SourceName
 from flows.outcome import DataRefused, expectations_markdown
+from flows.patience import may_pass
 from flows.services import services
 
 
-@task(name="fetch revision", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="fetch revision",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def fetch_revision(source: str) -> Revision:
     """Bring the shards of a source up to date through DVC."""
     return fetch(source, services().settings.repo)
@@ -30,7 +37,11 @@ def check_expectations(revision: Revision) -> Expectations:
 
 @flow(name="refresh-dataset", flow_run_name="refresh {source}")
 def refresh_dataset(source: SourceName = SourceName.emoji_mini) -> Revision:
-    """Bring a source's shards up to date and check them; DataRefused with the reasons if they do not hold."""
+    """Bring a source's shards up to date and check them; DataRefused with the reasons if they do not hold.
+
+    Args:
+        source: A stage of dvc.yaml, named like the source of components/catalog.py it holds.
+    """
     revision = fetch_revision(SourceName(source).value)
     expectations = check_expectations(revision)
     create_markdown_artifact(

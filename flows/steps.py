@@ -19,6 +19,7 @@ from components.training.job import TrainingJob
 from flows import timing
 from flows.experiment import Experiment, run_key
 from flows.outcome import Candidate
+from flows.patience import may_pass
 from flows.pictures import pictures
 from flows.progress import teller
 from flows.services import services
@@ -62,7 +63,13 @@ def training_job(experiment: Experiment, shards: Shards, attempt: int) -> Traini
     )
 
 
-@task(name="open run", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="open run",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def open_run(
     experiment: Experiment, revision: Revision, job: TrainingJob, night_run: str | None
 ) -> str:
@@ -98,6 +105,7 @@ def open_run(
     task_run_name="train {name}",
     retries=1,
     retry_delay_seconds=2,
+    retry_condition_fn=may_pass,
     cache_policy=NO_CACHE,
 )
 def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint:
@@ -122,7 +130,7 @@ def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint
     return checkpoint
 
 
-@task(name="evaluate", retries=1, cache_policy=NO_CACHE)
+@task(name="evaluate", retries=1, retry_condition_fn=may_pass, cache_policy=NO_CACHE)
 def evaluate(checkpoint: Checkpoint, shards: Shards, split: str, plan: EvaluationPlan) -> Report:
     """Every number a checkpoint's abilities call for, on one split."""
     with timing.timed("evaluation"):
@@ -136,7 +144,13 @@ def draw(shards: Shards, job: TrainingJob, report: Report, run_id: str) -> None:
         services().tracking.log_bytes(run_id, f"figures/{name}.png", picture)
 
 
-@task(name="register", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="register",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def register(
     experiment: Experiment,
     revision: Revision,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import typer
 
 from infra import stack
 from infra.settings import Settings
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
 
 EXPECTED = (ValueError, LookupError, OSError, RuntimeError, ArithmeticError)
 """What a person can mend: told in words, exit code 2. Anything else is our mistake and shows its traceback."""
+OURS = (KeyError, IndexError, RecursionError, NotImplementedError)
+"""Raised as they are they are our mistakes too; the classes made from them are not."""
+OUTSIDE = ("prefect", "mlflow", "sqlalchemy", "httpx", "ray")
+"""Systems whose own errors are told in words as well."""
 
 
 @contextmanager
@@ -30,11 +37,28 @@ def command(debug: bool) -> Iterator[Settings]:
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = "flows.console_log.PlainConsole"
         os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
         yield settings
-    except EXPECTED as error:
-        if debug:
+    except (typer.Exit, typer.Abort):  # they are RuntimeErrors, and say how a command ended
+        raise
+    except Exception as error:
+        if debug or not _is_expected(error):
             raise
-        print(f"diptych: {error}", file=sys.stderr)
+        print(f"diptych: {_words(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _is_expected(error: Exception) -> bool:
+    if type(error) in OURS:
+        return False
+    return isinstance(error, EXPECTED) or type(error).__module__.partition(".")[0] in OUTSIDE
+
+
+def _words(error: Exception) -> str:
+    said = str(error) or type(error).__name__
+    if said.startswith("Failed to reach API"):  # all that Prefect says
+        return f"{said}. Start Prefect with `diptych up`; DIPTYCH_PREFECT_PORT says where it is."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{said}. Make room and run it again: it goes on with what is finished."
+    return said
 
 
 @contextmanager

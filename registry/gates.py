@@ -145,17 +145,29 @@ def check_rules(
     low = _low_is_good(lower_is_better)
     for rule in rules:
         if rule.metric not in measured:
-            near = difflib.get_close_matches(rule.metric, measured, n=1, cutoff=0.5)
-            meant = f' Did you mean "{near[0]}"?' if near else ""
             raise ConfigError(
-                f'The gate asks for "{rule.metric}", which this family is not measured by.{meant} '
-                f"It is measured by {', '.join(sorted(measured)) or 'nothing'}. Change it under `gate:`."
+                f'The gate asks for "{rule.metric}", which this family is not measured by.'
+                f"{_meant(rule.metric, measured)} It is measured by {_listed(measured)}. Change it under `gate:`."
             )
         if rule.at_least is not None and _plain(rule.metric) in low:
             raise ConfigError(
                 f'Lower is better for "{rule.metric}", so at_least={rule.at_least:g} asks for a bad model; '
                 "use not_worse_than_champion."
             )
+
+
+def _meant(metric: str, measured: Collection[str]) -> str:
+    # A bare name never stands for a baseline's.
+    alike = [name for name in measured if ("/" in name) == ("/" in metric)]
+    near = difflib.get_close_matches(metric, alike, n=1, cutoff=0.5)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def _listed(measured: Collection[str]) -> str:
+    plain = sorted(name for name in measured if "/" not in name)
+    prefixes = sorted({name.partition("/")[0] for name in measured if "/" in name})
+    said = ", ".join(plain) or "nothing"
+    return f"{said} (and each baseline's: {', '.join(prefixes)}/…)" if prefixes else said
 
 
 def _reason(

@@ -7,6 +7,7 @@ that is; so each writer looks at the ledger once more after it wrote, and the al
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,6 +18,9 @@ from registry.ledger.store import Ledger
 from registry.ledger.writing import LedgerConflict
 
 CHAMPION = "champion"
+REASON_LETTERS = 2000
+_STEERING = ("Cc", "Cf", "Cs")
+"""Unicode's control, format (such as right-to-left overrides) and surrogate characters: they steer a terminal."""
 
 
 class Aliases(Protocol):
@@ -35,6 +39,29 @@ class PromotionRefused(ValueError):
 
 class NothingToRollBack(LookupError):
     """There is no champion before the present one."""
+
+
+class ReasonRefused(ValueError):
+    """A reason that the ledger could not show to a person."""
+
+
+def check_reason(reason: str) -> None:
+    """Refuse what is no reason for a person to read: empty, longer than 2,000 letters, or with control characters."""
+    steering = {
+        letter for letter in reason if letter != "\n" and unicodedata.category(letter) in _STEERING
+    }
+    if steering:
+        found = f"holds {', '.join(map(ascii, sorted(steering)))}"
+    elif not reason.strip():
+        found = "has no words"
+    elif len(reason) > REASON_LETTERS:
+        found = f"has {len(reason):,} letters"
+    else:
+        return
+    raise ReasonRefused(
+        f"The reason {found}. The ledger keeps it for people: up to {REASON_LETTERS:,} letters of plain text; put "
+        "anything longer where it can be linked to."
+    )
 
 
 def promote(
@@ -89,8 +116,9 @@ def rollback(
     """Make the champion before the present one champion again; returns the closed move. Repeated, it goes further back.
 
     key: makes a second delivery the first; a fresh one if left out. A rollback that a crash left open is finished
-    instead of going back twice. Raises NothingToRollBack.
+    instead of going back twice. Raises NothingToRollBack and ReasonRefused.
     """
+    check_reason(reason)
     finished = finish_open_moves(ledger, versions, model)
     closed = _closed(ledger, model)
     done = _with_key(closed, key) if key else None

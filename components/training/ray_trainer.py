@@ -55,11 +55,15 @@ _STOP_S = 30.0
 
 
 class TrainingFailed(RuntimeError):
-    """Training in another process ended with an error; `kind` is its class's name there."""
+    """Training in another process ended with an error; `kind` is its class's name there.
 
-    def __init__(self, kind: str, message: str) -> None:
+    final: whether trying again would end the same way.
+    """
+
+    def __init__(self, kind: str, message: str, *, final: bool = True) -> None:
         super().__init__(f"{kind}: {message}")
         self.kind = kind
+        self.final = final
 
 
 def train(
@@ -258,7 +262,9 @@ def _run_as_job(job: TrainingJob, address: str | None, follower: Follower) -> No
     if status != JobStatus.SUCCEEDED:
         tail = "\n".join(client.get_job_logs(name).splitlines()[-20:])
         raise TrainingFailed(
-            f"Ray job {name} {status}", f"{client.get_job_info(name).message}\n{tail}"
+            f"Ray job {name} {status}",
+            f"{client.get_job_info(name).message}\n{tail}",
+            final=False,
         )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
 
 from components.config import ConfigError
@@ -12,9 +13,14 @@ from components.config import ConfigError
 BUSY_TIMEOUT_S = 30
 
 
+class LedgerUnusable(RuntimeError):
+    """The database cannot be read or written: full, locked, damaged, away; nothing of what was asked was recorded."""
+
+
 def make_engine(url: str) -> Engine:
     """An engine without a pool: the ledger is asked a few times an hour, often from forked or short processes."""
     engine = create_engine(url, poolclass=NullPool)
+    event.listen(engine, "handle_error", _in_words)
     if engine.dialect.name == "sqlite":
         if make_url(url).database in (None, "", ":memory:"):
             raise ConfigError(
@@ -23,6 +29,17 @@ def make_engine(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _in_words(context: ExceptionContext) -> None:
+    # A refused row is an answer, and writing.py reads it; anything else a driver says is trouble with the database.
+    if context.engine is None or isinstance(context.sqlalchemy_exception, IntegrityError | None):
+        return
+    place = context.engine.url.render_as_string(hide_password=True)
+    raise LedgerUnusable(
+        f"The ledger at {place} cannot be used: {context.original_exception}. Nothing was recorded; mend its disk or "
+        "database (DIPTYCH_LEDGER_URL and DIPTYCH_HOME say where it is) and run the same again."
+    ) from context.original_exception
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -1,0 +1,18 @@
+"""Which failure of a task is worth another try: a server that was away is, data or settings that are wrong are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components.training.ray_trainer import TrainingFailed
+
+FINAL = (ValueError, LookupError, ArithmeticError, TypeError, FileNotFoundError)
+"""The same bytes would give the same error again; what is ours among these says what to change."""
+
+
+def may_pass(_task: Any, _task_run: Any, state: Any) -> bool:
+    """Prefect's question before a retry."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, TrainingFailed):
+        return not error.final
+    return not isinstance(error, FINAL)
