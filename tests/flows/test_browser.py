@@ -73,7 +73,7 @@ def page(platform: Settings) -> Iterator[Any]:
     ours = (platform.prefect_url, platform.mlflow_url)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(BROWSER))
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page = browser.new_page(viewport={"width": 1400, "height": 1060})
         page.set_default_timeout(60_000)
         page.route(
             "**/*",
@@ -149,12 +149,9 @@ def test_the_form_offers_every_experiment_and_launcher(platform: Settings) -> No
     files = Path(__file__).parents[2].glob("flows/experiments/*.yaml")
     assert set(schema["definitions"]["ExperimentName"]["enum"]) == {path.stem for path in files}
     assert set(schema["definitions"]["Launcher"]["enum"]) == {"inline", "local", "jobs"}
-    told = (
-        schema["properties"] | schema["definitions"]
-    )  # what is in neither has no words in the form
-    for name, parameter in schema["properties"].items():
-        kind = parameter.get("$ref", "").rpartition("/")[2]
-        assert "description" in parameter or "description" in told.get(kind, {}), name
+    for deployment in found.values():
+        for name, parameter in deployment["parameter_openapi_schema"]["properties"].items():
+            assert parameter.get("description"), (deployment["name"], name)
 
 
 def test_a_night_started_from_the_form_trains_on_the_ray_head(
@@ -190,12 +187,26 @@ def test_two_nights_stand_side_by_side_in_mlflow(
     page.goto(Tracking(platform.mlflow_url, "diptych").compare_page(runs))
     page.get_by_role("heading", name="Comparing 2 Runs").wait_for()
     page.get_by_text("Model training", exact=True).click()
-    for section in ("Visualizations", "Run details"):
+    for section in ("Visualizations", "Artifacts"):
         page.get_by_role("button", name=section).click()
-    page.get_by_role("switch", name="Parameters").click()  # only what differs
+    for section in ("Parameters", "Tags"):
+        page.get_by_role("switch", name=section).click()  # only what differs
     page.get_by_role("row", name=f"training.steps {' '.join(STEPS)}").wait_for()
-    page.get_by_role("row", name=re.compile(r"^test\/exact_match [\d.]+ [\d.]+$")).wait_for()
+    assert shown_beside(page, "test/exact_match") == [
+        MlflowClient(platform.mlflow_url).get_run(run).data.metrics["test/exact_match"]
+        for run in runs
+    ]
+    page.set_viewport_size({"width": 1400, "height": 1300})
     keep(page, "mlflow_compare")
+
+
+def shown_beside(page: Any, metric: str) -> list[Any]:
+    """A metric of both runs, as the page of comparison says it: names in one grid, values in another."""
+    page.get_by_role("link", name=metric, exact=True).scroll_into_view_if_needed()
+    names, values = page.get_by_role("grid").all()
+    row = [link.inner_text() for link in names.get_by_role("link").all()].index(metric)
+    told = values.inner_text().split()
+    return [pytest.approx(float(value), abs=5e-4) for value in told[2 * row : 2 * row + 2]]
 
 
 def overrides(steps: str) -> list[str]:
