@@ -30,7 +30,7 @@ DECODERS: Table[Any] = Table(
     },
 )
 
-SOURCES: Table[Callable[[], Iterator[Sample]]] = Table(
+SOURCES: Table[Callable[..., Iterator[Sample]]] = Table(
     "source",
     {
         "emoji8": emoji.emoji8,

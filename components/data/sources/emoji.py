@@ -25,7 +25,7 @@ class SampleMissing(FileNotFoundError):
     """The drawings that come with the repository are not where the code is."""
 
 
-def emoji_mini() -> Iterator[Sample]:
+def emoji_mini(side_px: int = SIDE_PX) -> Iterator[Sample]:
     """291 animals, plants and foods by seven sets, from the file in the repository; needs no network and no npm.
 
     Raises `SampleMissing`, `svg.RendererMissing`.
@@ -34,24 +34,24 @@ def emoji_mini() -> Iterator[Sample]:
         raise SampleMissing(
             f"{MINI} is missing; it comes with the repository: `git checkout -- data/samples`."
         )
-    return samples(read_drawings(MINI))
+    return samples(read_drawings(MINI), side_px)
 
 
-def emoji8() -> Iterator[Sample]:
+def emoji8(side_px: int = SIDE_PX) -> Iterator[Sample]:
     """All 1,914 concepts by eight sets, from packages that `emoji_packages.fetch_emoji8` brought.
 
     Raises `emoji_packages.PackagesMissing`, which names the command, and `svg.RendererMissing`.
     """
-    return samples(emoji_packages.read_packages())
+    return samples(emoji_packages.read_packages(), side_px)
 
 
-def samples(drawings: Iterable[Drawing]) -> Iterator[Sample]:
-    """Render each drawing, and give it its split."""
+def samples(drawings: Iterable[Drawing], side_px: int = SIDE_PX) -> Iterator[Sample]:
+    """Render each drawing at `side_px` pixels a side, and give it its split."""
     for drawing in drawings:
         concept = drawing.concept
         yield Sample(
             id=f"{drawing.set.name}-{concept.key}",
-            image=svg.to_png(drawing.body, drawing.view_box, SIDE_PX),
+            image=svg.to_png(drawing.body, drawing.view_box, side_px),
             captions=concept.names,
             split=split(drawing.set.name, concept.family),
             concept=concept.key,

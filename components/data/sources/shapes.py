@@ -40,14 +40,14 @@ class _Scene:
     questions: tuple[Question, ...]
 
 
-def shapes_l0() -> Iterator[Sample]:
-    """2,000 scenes of level 0, 32 px."""
-    return (scene(index, 0) for index in range(L0_SCENES))
+def shapes_l0(scenes: int = L0_SCENES) -> Iterator[Sample]:
+    """Scenes of level 0, 32 px."""
+    return (scene(index, 0) for index in range(scenes))
 
 
-def shapes_l1() -> Iterator[Sample]:
-    """8,820 scenes of level 1, 64 px: about 6,000 to train, 500 each to validate and test, the rest held out."""
-    return (scene(index, 1) for index in range(L1_SCENES))
+def shapes_l1(scenes: int = L1_SCENES) -> Iterator[Sample]:
+    """Scenes of level 1, 64 px; of 8,820 about 6,000 train, 500 each validate and test, the rest is held out."""
+    return (scene(index, 1) for index in range(scenes))
 
 
 def scene(index: int, level: int, seed: int = 0) -> Sample:
