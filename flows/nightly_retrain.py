@@ -2,16 +2,17 @@
 
 from prefect import flow, get_run_logger
 
-from flows.decisions import attempts, decide, settle, unchanged
-from flows.experiment import ExperimentName, Launcher, read_experiment
+from flows.closing import ENDINGS
+from flows.decisions import decide, is_decided, next_attempt, settle, unchanged
+from flows.experiment import ExperimentName, Launcher, read_experiment, run_key
 from flows.outcome import Outcome
-from flows.publishing import open_night, publish
+from flows.publishing import alone, closing, open_night, publish
 from flows.refresh_dataset import refresh_dataset
 from flows.steps import make_candidate, ray_for
 from flows.timing import Night
 
 
-@flow(name="nightly-retrain")
+@flow(name="nightly-retrain", **ENDINGS)
 def nightly_retrain(
     experiments: list[ExperimentName] = [  # noqa: B006 Prefect shows the default in the form
         ExperimentName.clip_emoji_mini,
@@ -30,20 +31,29 @@ def nightly_retrain(
         launcher: Where training runs: jobs on the Ray head of `diptych up`, local on a Ray of the run's own, inline without.
     """
     clock = Night()
-    night = [read_experiment(name, overrides) for name in experiments]
+    night = [read_experiment(name, overrides) for name in dict.fromkeys(experiments)]
     settle([experiment.name for experiment in night])
     revisions = {
         source: refresh_dataset(source) for source in sorted({each.source for each in night})
     }
-    decided = {each.name: attempts(each, revisions[each.source].shards.digest) for each in night}
-    due = [each for each in night if force or not decided[each.name]]
-    run_id = open_night(due, revisions, decided)
-    outcomes = [unchanged(each, decided[each.name]) for each in night if each not in due]
-    with ray_for(launcher, due):
+    attempts = {
+        each.name: next_attempt(each, revisions[each.source].shards.digest, is_decided)
+        for each in night
+    }
+    due = [each for each in night if force or not attempts[each.name]]
+    outcomes = [unchanged(each, attempts[each.name]) for each in night if each not in due]
+    for outcome in outcomes:
+        publish(outcome)
+    run_id = open_night(
+        [run_key(each, revisions[each.source].shards.digest, attempts[each.name]) for each in due]
+    )
+    with closing(run_id), ray_for(launcher, due):
         for experiment in due:
-            revision, attempt = revisions[experiment.source], decided[experiment.name]
-            candidate = make_candidate(experiment, revision, attempt, launcher, run_id)
-            outcomes.append(decide(experiment, candidate, revision, attempt))
-    publish(outcomes, run_id)
+            revision, attempt = revisions[experiment.source], attempts[experiment.name]
+            with alone(experiment.name):
+                candidate = make_candidate(experiment, revision, attempt, launcher, run_id)
+                with closing(candidate.mlflow_run_id):
+                    outcomes.append(decide(experiment, candidate, revision, attempt))
+                    publish(outcomes[-1])
     get_run_logger().info("The night took %s.", clock.sentence())
     return outcomes

@@ -2,21 +2,22 @@
 
 from prefect import flow
 
-from flows.decisions import attempts
+from flows.closing import ENDINGS
+from flows.decisions import is_registered, next_attempt
 from flows.experiment import ExperimentName, Launcher, read_experiment
 from flows.outcome import Outcome
-from flows.publishing import publish
+from flows.publishing import alone, closing, publish
 from flows.refresh_dataset import refresh_dataset
 from flows.steps import links, make_candidate
 
 
-@flow(name="train-model", flow_run_name="train {experiment}")
+@flow(name="train-model", flow_run_name="train {experiment}", **ENDINGS)
 def train_model(
     experiment: ExperimentName = ExperimentName.virtex_emoji_mini,
     overrides: list[str] = [],  # noqa: B006 Prefect shows the default in the form and copies it
     launcher: Launcher = Launcher.jobs,
 ) -> Outcome:
-    """Train one experiment, measure it and register a version.
+    """Train one experiment, measure it and register a version: each run of this flow makes one, with the next seed.
 
     Args:
         experiment: A file of flows/experiments.
@@ -25,14 +26,16 @@ def train_model(
     """
     chosen = read_experiment(experiment, overrides)
     revision = refresh_dataset(chosen.source)
-    attempt = attempts(chosen, revision.shards.digest)
-    candidate = make_candidate(chosen, revision, attempt, launcher)
-    outcome = Outcome(
-        experiment=chosen.name,
-        family=chosen.family,
-        attempt=attempt,
-        candidate=candidate,
-        links=links(candidate.mlflow_run_id, chosen.name, candidate.number),
-    )
-    publish([outcome])
+    with alone(chosen.name):
+        attempt = next_attempt(chosen, revision.shards.digest, is_registered)
+        candidate = make_candidate(chosen, revision, attempt, launcher)
+        outcome = Outcome(
+            experiment=chosen.name,
+            family=chosen.family,
+            attempt=attempt,
+            candidate=candidate,
+            links=links(candidate.mlflow_run_id, chosen.name, candidate.number),
+        )
+        with closing(candidate.mlflow_run_id):
+            publish(outcome)
     return outcome

@@ -169,14 +169,32 @@ class Tracking:
             file.write_bytes(data)
             self.log_file(run_id, file, "" if place.parent == Path() else place.parent.as_posix())
 
+    def is_open(self, run_id: str) -> bool:
+        """Whether a run still says that it is running."""
+        with reaching(self.uri):
+            return bool(self._client.get_run(run_id).info.status == "RUNNING")
+
     def finish(self, run_id: str, status: Status = "FINISHED") -> None:
         """Close a run; closing twice is closing once."""
         with reaching(self.uri):
             self._client.set_terminated(run_id, status)
 
+    def fail_runs(self, tags: Mapping[str, str]) -> None:
+        """Close as FAILED every run with all of these tags that is still open; `open_run` goes on with one."""
+        said = " AND ".join(f"tags.`{name}` = {quoted(value)}" for name, value in tags.items())
+        with reaching(self.uri):
+            for run in self._client.search_runs(
+                [self.experiment_id], filter_string=f"{said} AND attributes.status = 'RUNNING'"
+            ):
+                self._client.set_terminated(run.info.run_id, "FAILED")
+
     def run_page(self, run_id: str) -> str | None:
         """The run's address in a browser; None without a server."""
         return pages.run_page(self.uri, self.experiment_id, run_id)
+
+    def file_page(self, run_id: str, path: str) -> str | None:
+        """A run's file, as a browser shows it; None without a server."""
+        return pages.file_page(self.uri, run_id, path)
 
     def compare_page(self, run_ids: Sequence[str]) -> str | None:
         """Runs of this experiment side by side; None without a server."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.data.shards import ShardsDamaged, ShardsMissing, open_shards
+from components.data.shards import ShardsDamaged, ShardsMissing, open_shards, verify_shards
 from components.records import Revision, Shards
 
 WORKSPACE = "workspace"
@@ -66,6 +66,8 @@ def _make(source: str, repo: Path, lock: int, wait_s: float) -> Revision:
         raise _missing(source, repo, done.stderr)
     digest = _digest(source, (repo / "dvc.lock").read_text(), "dvc.lock")
     shards = open_shards(repo / _place(source))
+    # DVC goes by size and time: what its cache or the folder holds may have changed since (dvc#9641).
+    verify_shards(shards)
     return Revision(source=source, rev=WORKSPACE, dvc_digest=digest, shards=shards)
 
 
@@ -219,6 +221,8 @@ def _missing(source: str, repo: Path, error: str) -> DataMissing:
         advice = 'Install it with `pip install -e ".[platform]"`.'
     elif f"Stage '{source}' not found" in error:
         advice = f"Its stage is in no dvc.yaml of {repo}; that file says how to add one."
+    elif gone := re.search(r"No such file or directory: '([^']+)'", error):
+        advice = f"If git keeps that file, `git checkout -- {gone[1]}` brings it back."
     return DataMissing(f"DVC could not make {source}: {_last(error)}. {advice}")
 
 
