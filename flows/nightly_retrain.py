@@ -2,7 +2,6 @@
 
 from prefect import flow, get_run_logger
 
-from flows.closing import ENDINGS
 from flows.decisions import decide, is_decided, next_attempt, settle, unchanged
 from flows.experiment import ExperimentName, Launcher, read_experiment, run_key
 from flows.outcome import Outcome
@@ -12,7 +11,7 @@ from flows.steps import make_candidate, ray_for
 from flows.timing import Night
 
 
-@flow(name="nightly-retrain", **ENDINGS)
+@flow(name="nightly-retrain")
 def nightly_retrain(
     experiments: list[ExperimentName] = [  # noqa: B006 Prefect shows the default in the form
         ExperimentName.clip_emoji_mini,

@@ -2,7 +2,6 @@
 
 from prefect import flow
 
-from flows.closing import ENDINGS
 from flows.decisions import is_registered, next_attempt
 from flows.experiment import ExperimentName, Launcher, read_experiment
 from flows.outcome import Outcome
@@ -11,7 +10,7 @@ from flows.refresh_dataset import refresh_dataset
 from flows.steps import links, make_candidate
 
 
-@flow(name="train-model", flow_run_name="train {experiment}", **ENDINGS)
+@flow(name="train-model", flow_run_name="train {experiment}")
 def train_model(
     experiment: ExperimentName = ExperimentName.virtex_emoji_mini,
     overrides: list[str] = [],  # noqa: B006 Prefect shows the default in the form and copies it

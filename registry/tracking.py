@@ -179,15 +179,6 @@ class Tracking:
         with reaching(self.uri):
             self._client.set_terminated(run_id, status)
 
-    def fail_runs(self, tags: Mapping[str, str]) -> None:
-        """Close as FAILED every run with all of these tags that is still open; `open_run` goes on with one."""
-        said = " AND ".join(f"tags.`{name}` = {quoted(value)}" for name, value in tags.items())
-        with reaching(self.uri):
-            for run in self._client.search_runs(
-                [self.experiment_id], filter_string=f"{said} AND attributes.status = 'RUNNING'"
-            ):
-                self._client.set_terminated(run.info.run_id, "FAILED")
-
     def run_page(self, run_id: str) -> str | None:
         """The run's address in a browser; None without a server."""
         return pages.run_page(self.uri, self.experiment_id, run_id)
