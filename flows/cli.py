@@ -201,10 +201,9 @@ def prepare(
     from flows.terminal import command, say
 
     with command(debug):
-        from components.catalog import SOURCES
-        from components.data.shards import write_shards
+        from flows.sources import prepare_source
 
-        shards = write_shards(SOURCES[source](), out or Path("data/shards") / source)
+        shards = prepare_source(source, out or Path("data/shards") / source)
         counts = ", ".join(f"{split} {count}" for split, count in shards.counts.items())
         say(f"{source}: {counts}; digest {shards.digest[:12]} in {shards.path}")
 

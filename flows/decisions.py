@@ -1,6 +1,7 @@
 """Tasks that decide: hold a candidate against the champion, write the verdict down, move the alias or leave it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -17,6 +18,7 @@ from flows.services import services
 from flows.steps import evaluate, links
 from registry import promotion
 from registry.gates import judge as hold_against
+from registry.gates import rules_digest
 from registry.ledger.entries import RunEntry, VerdictEntry, VersionEntry
 from registry.versions import VersionMissing
 
@@ -25,16 +27,20 @@ def decide(
     experiment: Experiment, candidate: Candidate, revision: Revision, attempt: int
 ) -> Outcome:
     """Measure the champion on the same shards, ask the gate, and promote or refuse."""
-    ledger = services().ledger
-    champion = ledger.champion(experiment.name)
+    champion = services().ledger.champion(experiment.name)
     number = champion.number if champion else None
-    if number == candidate.number:  # decided before a crash, and settled since
-        verdict, report, promoted = ledger.verdict_of(candidate.run_key), None, True
-        number = None
+    if number is None:
+        report = None
+    elif number == candidate.number:
+        report = candidate.report  # it is champion already, and is held against itself
     else:
-        report = None if number is None else champion_report(experiment, number, revision)
-        verdict = judge(experiment, candidate, report)
-        promoted = verdict.passed and promote(experiment.name, candidate.number, verdict)
+        report = champion_report(experiment, number, revision)
+    verdict = judge(experiment, candidate, report)
+    promoted = (
+        verdict.passed
+        and number != candidate.number
+        and promote(experiment.name, candidate.number, verdict)
+    )
     return Outcome(
         experiment=experiment.name,
         family=experiment.family,
@@ -42,23 +48,39 @@ def decide(
         candidate=candidate,
         champion=number,
         champion_report=report,
-        verdict=verdict.verdict if verdict else None,
+        verdict=verdict.verdict,
         promoted=promoted,
         links=links(candidate.mlflow_run_id, experiment.name, candidate.number, number),
     )
 
 
-def attempts(experiment: Experiment, shards_digest: str) -> int:
-    """How often this experiment was decided on this data: 0 means that there is something to train.
+def next_attempt(
+    experiment: Experiment, shards_digest: str, done: Callable[[Experiment, RunEntry], bool]
+) -> int:
+    """The first attempt at this experiment on this data that is not `done`: 0 means that there is something to do."""
+    finished = {
+        run.attempt
+        for run in services().ledger.runs_of(experiment.name)
+        if (run.experiment_digest, run.shards_digest) == (experiment.digest, shards_digest)
+        and done(experiment, run)
+    }
+    return next(attempt for attempt in count() if attempt not in finished)
 
-    A run whose verdict passed and whose alias never moved is not decided yet: a crash came between.
-    """
+
+def is_registered(experiment: Experiment, run: RunEntry) -> bool:
+    """Whether a run came as far as a version."""
+    return bool(services().ledger.versions_of(run.key))
+
+
+def is_decided(experiment: Experiment, run: RunEntry) -> bool:
+    """Whether these rules refused a run, or passed it and its alias move was closed: a crash may come between."""
     ledger = services().ledger
+    verdict = ledger.verdict_of(run.key)
+    if verdict is None or verdict.rules_digest != rules_digest(experiment.gate):
+        return False
     moved = {move.number for move in ledger.moves(experiment.name) if move.phase == "closed"}
-    return sum(
-        not judged.verdict.passed
-        or any(version.number in moved for version in ledger.versions_of(judged.run.key))
-        for judged in ledger.judged_runs(experiment.digest, shards_digest)
+    return not verdict.passed or any(
+        version.number in moved for version in ledger.versions_of(run.key)
     )
 
 
@@ -81,16 +103,40 @@ def unchanged(experiment: Experiment, attempt: int) -> Outcome:
     cache_policy=NO_CACHE,
 )
 def settle(models: Sequence[str]) -> None:
-    """Finish what a crash left between ledger and registry, before anything new is decided."""
+    """Finish what a crash left between ledger and registry, and say what it left unsaid, before anything is decided.
+
+    A champion whose files are gone is told and left: `rollback` must still be possible.
+    """
     doors = services()
     for model in models:
-        for move in promotion.finish_open_moves(doors.ledger, doors.versions, model):
-            get_run_logger().warning(
-                "%s: version %d was decided and not moved; its move is closed now.",
+        try:
+            for move in promotion.finish_open_moves(doors.ledger, doors.versions, model):
+                get_run_logger().warning(
+                    "%s: version %d was decided and not moved; its move is closed now.",
+                    model,
+                    move.number,
+                )
+            promotion.reconcile(doors.ledger, doors.versions, model)
+        except VersionMissing as missing:
+            get_run_logger().error(
+                "%s has no champion that answers (%s); `diptych rollback %s` returns to the one before.",
                 model,
-                move.number,
+                missing,
+                model,
             )
-        promotion.reconcile(doors.ledger, doors.versions, model)
+        _close_runs(model)
+
+
+def _close_runs(model: str) -> None:
+    """Close the MLflow runs of decided trainings that a crash left open, with what was decided."""
+    doors = services()
+    for run in doors.ledger.runs_of(model)[-10:]:
+        verdict = doors.ledger.verdict_of(run.key)
+        if verdict is not None and doors.tracking.is_open(run.mlflow_run_id):
+            said = "passed" if verdict.passed else "refused"
+            reasons = " ".join(reason.sentence for reason in verdict.reasons)
+            doors.tracking.log_tags(run.mlflow_run_id, {"diptych.verdict": f"{said}: {reasons}"})
+            doors.tracking.finish(run.mlflow_run_id)
 
 
 def champion_report(experiment: Experiment, number: int, revision: Revision) -> Report:

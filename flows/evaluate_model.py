@@ -2,10 +2,12 @@
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
 
 from flows.decisions import fetch_version, known_version
 from flows.experiment import ExperimentName, read_experiment
 from flows.outcome import report_markdown
+from flows.publishing import closing
 from flows.refresh_dataset import refresh_dataset
 from flows.services import services
 from flows.steps import evaluate
@@ -29,8 +31,19 @@ def evaluate_model(
     revision = refresh_dataset(experiment.source)
     checkpoint = fetch_version(experiment.name, entry.number)
     plan = experiment.evaluation
-    report = evaluate(checkpoint, revision.shards, plan.split, plan)
-    services().tracking.log_report(run.mlflow_run_id, report)
+    tracking = services().tracking
+    # A run of its own below the version's: another evaluation never writes over the numbers it was registered with.
+    run_id = tracking.open_run(
+        f"evaluation-{flow_run.id}",
+        f"{experiment.name} version {entry.number}",
+        parent_run_id=run.mlflow_run_id,
+        tags={"diptych.flow_run_page": str(flow_run.ui_url)},
+    )
+    with closing(run_id):
+        tracking.log_params(run_id, {"version": entry.number, "evaluation": plan.to_dict()})
+        tracking.log_data(run_id, revision, context="evaluation")
+        report = evaluate(checkpoint, revision.shards, plan.split, plan)
+        tracking.log_report(run_id, report)
     create_markdown_artifact(
         report_markdown(f"{experiment.name} version {entry.number}", report),
         key=f"report-{experiment.name.replace('_', '-')}",

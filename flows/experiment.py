@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from components.abilities import Captions
 from components.catalog import FAMILIES, SOURCES
 from components.config import Config, ConfigError
 from components.evaluation.measure import measurable
@@ -71,9 +72,15 @@ class Experiment:
 
     @property
     def digest(self) -> str:
-        """sha256 of the content, so that a changed setting is another experiment to the ledger."""
-        content = json.dumps(asdict(self), sort_keys=True, default=str)
-        return hashlib.sha256(content.encode()).hexdigest()
+        """sha256 of what decides the weights; a changed gate or evaluation judges the same weights anew."""
+        decides = (
+            self.name,
+            self.family,
+            self.source,
+            self.model.to_dict(),
+            self.training.to_dict(),
+        )
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def read_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -172,6 +179,11 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
         check_rules(experiment.gate, measurable(family))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    longest, asked = getattr(experiment.model, "max_tokens", 0), experiment.evaluation.max_tokens
+    if issubclass(family, Captions) and asked > longest:
+        raise ConfigError(
+            f"{path}: evaluation.max_tokens is {asked}; the model writes at most model.max_tokens, which is {longest}."
+        )
     return experiment
 
 

@@ -45,13 +45,19 @@ class Outcome:
     def sentence(self) -> str:
         """The one line that matters at nine in the morning."""
         if self.candidate is None:
+            champion = (
+                f"version {self.champion} stays champion" if self.champion else "no champion yet"
+            )
             return (
-                f"{self.experiment}: its data and settings are unchanged since version {self.champion or 'the last'} "
-                "was decided; nothing was trained."
+                f"{self.experiment}: data, settings and gate are unchanged since they were decided, so nothing was "
+                f"trained; {champion}."
             )
         version = f"{self.experiment} version {self.candidate.number}"
         if self.verdict is None:
             return f"{version} is registered; no gate was asked."
+        if self.champion == self.candidate.number:
+            said = "still passes" if self.verdict.passed else "would not pass"
+            return f"{version} is champion already; it {said} the gate."
         if self.promoted:
             return f"{version} is champion" + (
                 f", in place of version {self.champion}." if self.champion else ", the first."

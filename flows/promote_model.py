@@ -5,7 +5,7 @@ from prefect import flow
 from flows.decisions import decide, fetch_version, give_back, known_version, settle
 from flows.experiment import ExperimentName, read_experiment
 from flows.outcome import Candidate, Outcome
-from flows.publishing import publish
+from flows.publishing import alone, publish
 from flows.refresh_dataset import refresh_dataset
 from flows.steps import evaluate
 
@@ -32,8 +32,9 @@ def promote_model(model: ExperimentName, version: int) -> Outcome:
         report=evaluate(checkpoint, revision.shards, plan.split, plan),
         number=entry.number,
     )
-    outcome = decide(experiment, candidate, revision, run.attempt)
-    publish([outcome])
+    with alone(experiment.name):
+        outcome = decide(experiment, candidate, revision, run.attempt)
+        publish(outcome)
     return outcome
 
 

@@ -1,26 +1,28 @@
-"""Where a night is read: artifacts in Prefect, the parent run in MLflow, links both ways."""
+"""Where a night is read: artifacts in Prefect, runs in MLflow, links both ways."""
 
+import fcntl
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from prefect import get_run_logger
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 from prefect.runtime import flow_run
 
-from components.records import Revision
-from flows.experiment import Experiment, run_key
-from flows.outcome import Outcome, markdown
+from flows.outcome import Outcome, markdown, rows
 from flows.services import services
 
 
-def open_night(
-    due: Sequence[Experiment], revisions: Mapping[str, Revision], decided: Mapping[str, int]
-) -> str | None:
+def open_night(run_keys: Sequence[str]) -> str | None:
     """The MLflow run that holds the night's trainings; None if there is nothing to train."""
-    if not due:
+    if not run_keys:
         return None
-    keys = [run_key(each, revisions[each.source].shards.digest, decided[each.name]) for each in due]
-    key = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:12]
+    key = hashlib.sha256("\n".join(run_keys).encode()).hexdigest()[:12]
     tags = {
         "diptych.flow_run": str(flow_run.id),
         "diptych.flow_run_page": str(flow_run.ui_url),
@@ -28,28 +30,72 @@ def open_night(
     return services().tracking.open_run(f"night-{key}", "night", tags=tags)
 
 
-def publish(outcomes: Sequence[Outcome], night_run: str | None = None) -> None:
-    """Say how it ended: in the log, as artifacts of the flow run, on the MLflow runs."""
-    tracking = services().tracking
-    for outcome in outcomes:
-        get_run_logger().info(outcome.sentence())
-        slug = outcome.experiment.replace("_", "-")
-        create_markdown_artifact(
-            markdown(outcome), key=f"report-{slug}", description=outcome.sentence()
-        )
-        for title, address in outcome.links.items():
-            create_link_artifact(
-                address,
-                title,
-                key=f"{slug}-{title.lower().replace(' ', '-')}",
-                description=f"{title} of {outcome.experiment}",
+@contextmanager
+def failing(run_id: str | None) -> Iterator[None]:
+    """An MLflow run that is marked failed, or killed, if the block is."""
+    try:
+        yield
+    except BaseException as error:
+        if run_id is not None:
+            services().tracking.finish(
+                run_id, "FAILED" if isinstance(error, Exception) else "KILLED"
             )
-        if outcome.candidate is not None:
-            run_id = outcome.candidate.mlflow_run_id
-            tracking.log_bytes(run_id, "verdict.md", markdown(outcome).encode())
-            tracking.log_tags(run_id, {"diptych.verdict": outcome.sentence()})
-            tracking.finish(run_id)
-    if night_run is not None:
-        told = "\n\n".join(markdown(outcome) for outcome in outcomes)
-        tracking.log_bytes(night_run, "night.md", told.encode())
-        tracking.finish(night_run)
+        raise
+
+
+@contextmanager
+def closing(run_id: str | None) -> Iterator[None]:
+    """An MLflow run that ends with the block, one way or another."""
+    with failing(run_id):
+        yield
+    if run_id is not None:
+        services().tracking.finish(run_id)
+
+
+@contextmanager
+def alone(experiment: str) -> Iterator[None]:
+    """One flow at a time trains and decides an experiment; another waits, and then finds it done."""
+    folder = services().settings.home / "locks"
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{experiment}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            get_run_logger().info("%s: another flow is at it; waiting for it to end.", experiment)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def publish(outcome: Outcome) -> None:
+    """Say how an experiment ended: in the log, as artifacts of the flow run, on its MLflow run."""
+    get_run_logger().info(outcome.sentence())
+    slug = outcome.experiment.replace("_", "-")
+    create_markdown_artifact(
+        markdown(outcome), key=f"report-{slug}", description=outcome.sentence()
+    )
+    for title, address in outcome.links.items():
+        create_link_artifact(
+            address,
+            title,
+            key=f"{slug}-{title.lower().replace(' ', '-')}",
+            description=f"{title} of {outcome.experiment}",
+        )
+    if outcome.candidate is not None:
+        _publish_candidate(outcome, slug)
+
+
+def _publish_candidate(outcome: Outcome, slug: str) -> None:
+    tracking, candidate = services().tracking, outcome.candidate
+    create_table_artifact(
+        rows(candidate.report, outcome.champion_report),
+        key=f"numbers-{slug}",
+        description=f"{outcome.experiment} version {candidate.number} on {candidate.report.split}",
+    )
+    picture = "samples" if candidate.report.captions else "recall"
+    address = tracking.file_page(candidate.mlflow_run_id, f"figures/{picture}.png")
+    if address is not None:
+        create_image_artifact(
+            address, key=f"{picture}-{slug}", description=f"{picture} of {outcome.experiment}"
+        )
+    tracking.log_bytes(candidate.mlflow_run_id, "verdict.md", markdown(outcome).encode())
+    tracking.log_tags(candidate.mlflow_run_id, {"diptych.verdict": outcome.sentence()})

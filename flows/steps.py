@@ -1,9 +1,11 @@
 """Tasks more than one flow uses: a function from below with retries and a name, and the order they stand in."""
 
+import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cache
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -22,6 +24,7 @@ from flows.outcome import Candidate
 from flows.patience import may_pass
 from flows.pictures import pictures
 from flows.progress import teller
+from flows.publishing import failing
 from flows.services import services
 
 
@@ -35,13 +38,14 @@ def make_candidate(
     """Train, measure and register one experiment; every step is a no-op where it was done before."""
     job = training_job(experiment, revision.shards, attempt)
     run_id = open_run(experiment, revision, job, night_run)
-    checkpoint = train(experiment.name, job, launcher, run_id)
-    reports = [
-        evaluate(checkpoint, revision.shards, split, experiment.evaluation)
-        for split in (experiment.evaluation.split, *experiment.evaluation.also)
-    ]
-    draw(revision.shards, job, reports[0], run_id)
-    number = register(experiment, revision, job, checkpoint, reports, run_id, attempt)
+    with failing(run_id):
+        checkpoint = train(experiment.name, job, launcher, run_id)
+        reports = [
+            evaluate(checkpoint, revision.shards, split, experiment.evaluation)
+            for split in (experiment.evaluation.split, *experiment.evaluation.also)
+        ]
+        number = register(experiment, revision, job, checkpoint, reports, run_id, attempt)
+        draw(revision.shards, job, reports[0], run_id)
     return Candidate(
         experiment=experiment.name,
         run_key=job.folder.name,
@@ -85,6 +89,7 @@ def open_run(
             "diptych.flow_run": str(flow_run.id),
             "diptych.flow_run_page": str(flow_run.ui_url),
             "diptych.shards": revision.shards.digest,
+            "diptych.commit": commit(),
         },
     )
     settings = {
@@ -177,6 +182,7 @@ def register(
         checkpoint_digest=checkpoint.digest,
         mlflow_run_id=run_id,
         flow_run_id=str(flow_run.id),
+        git_commit=commit(),
     )
     rows = read_manifest(revision.shards)
     shown = next(row for row in rows if row.sample.split == experiment.evaluation.split)
@@ -194,6 +200,19 @@ def register(
     return number
 
 
+@cache
+def commit() -> str:
+    """The commit this code is at, `-dirty` if it was changed since; empty outside a checkout."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=services().settings.repo,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
+
+
 def ray_for(launcher: str, due: Sequence[Experiment]) -> AbstractContextManager[None]:
     """One Ray for a whole night, where trainings need one of their own."""
     return ray_trainer.local_ray() if launcher == "local" and due else nullcontext()
@@ -203,6 +222,7 @@ def links(run_id: str, model: str, number: int, champion: int | None = None) -> 
     """The pages to open: title -> address."""
     doors = services()
     found = {
+        "Prefect run": flow_run.ui_url,
         "MLflow run": doors.tracking.run_page(run_id),
         "Registered version": doors.versions.page(model, number),
     }

@@ -21,7 +21,7 @@ from components.records import Report
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a candidate owes in one metric: a floor, or not to be worse than the champion. Exactly one of the two."""
+    """What a candidate owes in one metric: a floor, more than a baseline has, or no less than the champion. One of them."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -31,13 +31,23 @@ class Rule:
     """The lowest value that passes, in the metric's own unit."""
     not_worse_than_champion: float | None = None
     """How much worse than the champion still passes: a margin >= 0 in the metric's own unit."""
+    better_than: str | None = None
+    """A baseline or control of the same report, such as `nearest_pixels` or `image_blind`."""
+    by: float = 0.0
+    """With `better_than`: how much better at the least, >= 0; with 0, any better."""
 
     def __post_init__(self) -> None:
-        bounds = (self.at_least, self.not_worse_than_champion)
-        if sum(bound is not None for bound in bounds) != 1:
+        bounds = (self.at_least, self.not_worse_than_champion, self.by)
+        kinds = (self.at_least, self.not_worse_than_champion, self.better_than)
+        if sum(kind is not None for kind in kinds) != 1:
             raise ConfigError(
-                f'The gate rule on "{self.metric}" needs exactly one of at_least and not_worse_than_champion; '
-                f"it has at_least={self.at_least} and not_worse_than_champion={self.not_worse_than_champion}."
+                f'The gate rule on "{self.metric}" needs exactly one of at_least, not_worse_than_champion and '
+                f"better_than; it has at_least={self.at_least}, "
+                f"not_worse_than_champion={self.not_worse_than_champion} and better_than={self.better_than}."
+            )
+        if self.by < 0 or (self.by and self.better_than is None):
+            raise ConfigError(
+                f'The gate rule on "{self.metric}" has by={self.by}; it goes with better_than and is 0 or more.'
             )
         if not all(math.isfinite(bound) for bound in bounds if bound is not None):
             raise ConfigError(
@@ -51,11 +61,16 @@ class Rule:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in an experiment: only the keys that say something."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        everything = asdict(self)
+        if self.better_than is None:
+            del everything["by"]
+        return {name: value for name, value in everything.items() if value is not None}
 
     def __str__(self) -> str:
         if self.at_least is not None:
             return f"{self.metric} at least {self.at_least:g}"
+        if self.better_than is not None:
+            return f"{self.metric} better than {self.better_than} by {self.by:g}"
         return f"{self.metric} not worse than the champion by more than {self.not_worse_than_champion:g}"
 
 
@@ -144,6 +159,14 @@ def check_rules(
         raise ConfigError("The gate has no rules, so it would pass anything; give it at least one.")
     low = _low_is_good(lower_is_better)
     for rule in rules:
+        if rule.better_than is not None and f"{rule.better_than}/{rule.metric}" not in measured:
+            beside = sorted(
+                name.partition("/")[0] for name in measured if name.endswith(f"/{rule.metric}")
+            )
+            raise ConfigError(
+                f'The gate asks {rule.metric} to be better than "{rule.better_than}", which does not stand beside it; '
+                f"what does: {', '.join(beside) or 'nothing'}. Change it under `gate:`."
+            )
         if rule.metric not in measured:
             raise ConfigError(
                 f'The gate asks for "{rule.metric}", which this family is not measured by.'
@@ -181,7 +204,27 @@ def _reason(
         word = "at least" if passed else "below"
         sentence = f"{rule.metric} is {value:.4g}, {word} {rule.at_least:.4g}."
         return Reason(rule=rule, passed=passed, sentence=sentence, value=value, bound=rule.at_least)
+    if rule.better_than is not None:
+        return _against_baseline(rule, value, candidate, lower_is_better)
     return _against_champion(rule, value, candidate, champion, lower_is_better)
+
+
+def _against_baseline(
+    rule: Rule, value: float, candidate: Report, lower_is_better: Collection[str]
+) -> Reason:
+    theirs, trouble = _measured(candidate, f"{rule.better_than}/{rule.metric}", "the candidate")
+    if theirs is None:
+        return Reason(rule=rule, passed=False, sentence=trouble, value=value)
+    upside_down = _plain(rule.metric) in lower_is_better
+    bound = _plus(theirs, -rule.by if upside_down else rule.by)
+    ahead = value < theirs if upside_down else value > theirs
+    passed = ahead and (value <= bound if upside_down else value >= bound)
+    margin = f" by {rule.by:.4g}" if rule.by else ""
+    sentence = (
+        f"{rule.metric} is {value:.4g} against {theirs:.4g} of {rule.better_than}: "
+        f"{'better' if passed else 'not better'}{margin}."
+    )
+    return Reason(rule=rule, passed=passed, sentence=sentence, value=value, bound=bound)
 
 
 def _against_champion(

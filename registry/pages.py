@@ -12,9 +12,11 @@ def run_page(uri: str, experiment_id: str, run_id: str) -> str | None:
     return _page(uri, f"experiments/{experiment_id}/runs/{run_id}")
 
 
-def runs_page(uri: str, experiment_id: str) -> str | None:
-    """The table of an experiment's runs; the bare experiment page would open in another mode."""
-    return _page(uri, f"experiments/{experiment_id}/runs")
+def file_page(uri: str, run_id: str, path: str) -> str | None:
+    """One of a run's files."""
+    if not uri.startswith(("http://", "https://")):
+        return None
+    return f"{uri.rstrip('/')}/get-artifact?path={quote(path, safe='')}&run_uuid={quote(run_id)}"
 
 
 def compare_page(uri: str, experiment_ids: Sequence[str], run_ids: Sequence[str]) -> str | None:

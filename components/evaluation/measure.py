@@ -18,6 +18,12 @@ from components.training.checkpoint import load_model
 COLUMNS = ("image_blind", "nearest_pixels", "most_frequent", "chance")
 """The control and the baselines that stand beside a number, as prefixes of its name."""
 
+EMBEDS_BESIDE = {
+    "zero_shot_accuracy": ("chance", "nearest_pixels"),
+    "zero_shot_mean_class_accuracy": (),
+}
+"""What stands beside a metric of embeddings besides the blind control; chance beside all others."""
+
 Progress = Callable[[str, int, int], None]
 """Stage, done, total."""
 
@@ -59,9 +65,13 @@ def measurable(family: type) -> set[str]:
         for ability, protocol in (("embeds", abilities.Embeds), ("captions", abilities.Captions))
         if issubclass(family, protocol)
     }
-    plain = {metric for metric, entry in METRICS.items() if entry.ability in able}
-    return {
-        column + metric for column in ("", *(f"{name}/" for name in COLUMNS)) for metric in plain
+    found = {name for name, metric in METRICS.items() if metric.ability in able}
+    beside = {
+        "captions": lambda name: ("image_blind", "nearest_pixels", "most_frequent"),
+        "embeds": lambda name: ("image_blind", *EMBEDS_BESIDE.get(name, ("chance",))),
+    }
+    return found | {
+        f"{column}/{name}" for name in found for column in beside[METRICS[name].ability](name)
     }
 
 

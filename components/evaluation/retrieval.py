@@ -46,7 +46,7 @@ def class_embeddings(
     max_tokens: int,
 ) -> Tensor:
     """One row a label: the normalised mean over prompts of normalised embeddings (Radford et al. 2021, 3.1.4)."""
-    texts = [prompt.format(label) for label in labels for prompt in prompts]
+    texts = [prompt.replace("{}", label) for label in labels for prompt in prompts]
     text_ND = embed_texts(model, tokenizer, texts, max_tokens)
     mean_CD = text_ND.view(len(labels), len(prompts), -1).mean(dim=1)
     return torch.nn.functional.normalize(mean_CD, dim=-1)

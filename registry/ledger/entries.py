@@ -107,14 +107,6 @@ class MoveEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedRun:
-    """A run beside the newest verdict on it."""
-
-    run: RunEntry
-    verdict: VerdictEntry
-
-
-@dataclass(frozen=True, kw_only=True)
 class Decision:
     """One line of the history: a verdict that was given or an alias that was moved."""
 

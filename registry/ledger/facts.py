@@ -15,7 +15,6 @@ from registry.gates import Verdict
 from registry.ledger import tables
 from registry.ledger.engine import make_engine
 from registry.ledger.entries import (
-    JudgedRun,
     RevisionEntry,
     RunEntry,
     VerdictEntry,
@@ -94,7 +93,7 @@ class Facts:
         return VersionEntry(**add_once(self._engine, tables.version, ["model", "number"], values))
 
     def record_verdict(self, run_key: str, verdict: Verdict) -> VerdictEntry:
-        """Note a verdict on a run. Its key is what was held against what, so a second delivery is the first."""
+        """Note a verdict on a run. Its key is what was held against what and what came of it: the same is the same row."""
         values: dict[str, Any] = {
             "run_key": run_key,
             "rules_digest": verdict.rules_digest,
@@ -102,13 +101,10 @@ class Facts:
             "champion_digest": verdict.champion_digest,
             "shards_digest": verdict.shards_digest,
             "split": verdict.split,
-        }
-        key = _digest(values)
-        values |= {
-            "key": key,
             "passed": verdict.passed,
             "reasons": reasons_to_json(verdict.reasons),
         }
+        values["key"] = _digest(values)
         return _verdict_entry(add_once(self._engine, tables.verdict, ["key"], values))
 
     def run(self, key: str) -> RunEntry | None:
@@ -137,16 +133,10 @@ class Facts:
         row = self._first(select(tables.verdict).filter_by(run_key=run_key).order_by(newest))
         return None if row is None else _verdict_entry(row)
 
-    def judged_runs(self, experiment_digest: str, shards_digest: str) -> tuple[JudgedRun, ...]:
-        """Runs of one experiment on one data state that have a verdict, oldest first: is there anything to train?"""
-        rows = self._all(
-            select(tables.run)
-            .filter_by(experiment_digest=experiment_digest, shards_digest=shards_digest)
-            .order_by("id")
-        )
-        runs = [RunEntry(**row) for row in rows]
-        judged = [(run, self.verdict_of(run.key)) for run in runs]
-        return tuple(JudgedRun(run=run, verdict=said) for run, said in judged if said is not None)
+    def runs_of(self, experiment: str) -> tuple[RunEntry, ...]:
+        """Every run of an experiment that ended in a checkpoint, oldest first."""
+        rows = self._all(select(tables.run).filter_by(experiment=experiment).order_by("id"))
+        return tuple(RunEntry(**row) for row in rows)
 
     def models(self) -> tuple[str, ...]:
         """Every model that has a version."""

@@ -170,3 +170,39 @@ def test_a_better_candidate_always_passes_and_a_wider_margin_never_fails_more(ou
 
     assert passed(0.0) == (ours >= theirs)
     assert passed(margin) >= passed(0.0)
+
+
+BASELINE = Rule(metric="cider_d", better_than="nearest_pixels", by=0.05)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "passed"), [(1.55, 1.5, True), (1.549, 1.5, False), (1.5, 1.5, False)]
+)
+def test_a_candidate_must_be_better_than_its_baseline_by_the_margin(mine, theirs, passed):
+    verdict = judge(report(**{"cider_d": mine, "nearest_pixels/cider_d": theirs}), None, [BASELINE])
+    assert verdict.passed is passed
+    assert "nearest_pixels" in verdict.reasons[0].sentence
+
+
+def test_as_good_as_a_baseline_is_not_better_than_it():
+    rule = Rule(metric="cider_d", better_than="image_blind")
+    assert not judge(report(**{"cider_d": 1.0, "image_blind/cider_d": 1.0}), None, [rule]).passed
+
+
+def test_a_baseline_nobody_measured_is_no_baseline_of_zero():
+    assert not judge(report(cider_d=1.0), None, [BASELINE]).passed
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"at_least": 1.0, "better_than": "image_blind"}, {"at_least": 1.0, "by": 0.1},
+     {"better_than": "image_blind", "by": -0.1}, {"better_than": "image_blind", "by": float("nan")}],
+)  # fmt: skip
+def test_a_rule_of_two_kinds_or_a_senseless_margin_is_refused(wrong):
+    with pytest.raises(ConfigError):
+        Rule(metric="cider_d", **wrong)
+
+
+def test_a_rule_on_a_baseline_that_does_not_stand_beside_the_metric_is_refused():
+    with pytest.raises(ConfigError, match="image_blind"):
+        check_rules([BASELINE], {"cider_d", "image_blind/cider_d"})

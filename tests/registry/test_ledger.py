@@ -92,20 +92,21 @@ def test_a_verdict_comes_back_as_it_was_given_with_its_reasons(ledger, candidate
     assert ledger.verdict_of("nobody") is None
 
 
-def test_another_number_under_the_same_judgement_is_a_conflict(ledger, candidate):
+def test_another_number_is_another_verdict_and_the_newest_counts(ledger, candidate):
     entry = candidate(1, score=0.9)
     changed = replace(entry.reasons[0], value=0.8)
-    with pytest.raises(LedgerConflict, match="reasons"):
-        ledger.record_verdict(entry.run_key, replace(entry.verdict, reasons=(changed,)))
+    again = ledger.record_verdict(entry.run_key, replace(entry.verdict, reasons=(changed,)))
+    assert again.id != entry.id
+    assert ledger.verdict_of(entry.run_key) == again
+    assert ledger.verdict(entry.id) == entry
 
 
-def test_only_judged_runs_of_that_experiment_and_data_count_as_done(ledger, candidate):
+def test_an_experiments_runs_are_its_own_oldest_first(ledger, candidate):
     entry = candidate(1)
     run = ledger.run(entry.run_key)
-    ledger.record_run("unjudged", **{**RUN, "experiment_digest": run.experiment_digest})
-    judged = ledger.judged_runs(run.experiment_digest, run.shards_digest)
-    assert [(each.run, each.verdict) for each in judged] == [(run, entry)]
-    assert ledger.judged_runs(run.experiment_digest, "other") == ()
+    ledger.record_run("later", **{**RUN, "experiment": run.experiment, "attempt": 1})
+    ledger.record_run("another's", **{**RUN, "experiment": "another"})
+    assert [each.key for each in ledger.runs_of(run.experiment)] == [run.key, "later"]
 
 
 def test_times_are_utc(ledger):

@@ -176,7 +176,7 @@ def test_a_revision_nobody_made_is_missing(made: Path) -> None:
 
 def test_a_stage_that_fails_says_what_dvc_said(repo: Path) -> None:
     (repo / "word.txt").unlink()
-    with pytest.raises(DataMissing, match=r"word\.txt.*dvc repro tiny"):
+    with pytest.raises(DataMissing, match=r"word\.txt.*git checkout -- .*word\.txt"):
         fetch("tiny", repo)
 
 
