@@ -126,6 +126,10 @@ def test_a_night_killed_at_every_border_ends_in_one_version_and_one_closed_move(
     assert steps == sorted(set(steps))
     found = tracking._client.search_model_versions("name = 'quick'")
     assert len(found) == 1
+    runs = tracking._client.search_runs([tracking.experiment_id])
+    mine = [each for each in runs if each.info.run_name == "quick"]
+    assert [each.info.status for each in mine] == ["FINISHED"]
+    assert "champion" in mine[0].data.tags["diptych.verdict"]
 
 
 def test_a_second_night_on_unchanged_data_says_so_and_trains_nothing(home, experiment):
