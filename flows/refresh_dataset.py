@@ -1,6 +1,6 @@
 """Source -> revision -> shards -> expectations; what does not hold ends the run before anything is trained."""
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
@@ -25,13 +25,20 @@ def fetch_revision(source: str) -> Revision:
     return fetch(source, services().settings.repo)
 
 
-@task(name="check expectations", cache_policy=NO_CACHE)
+@task(name="check expectations", task_run_name="check {revision.source}", cache_policy=NO_CACHE)
 def check_expectations(revision: Revision) -> Expectations:
     """Ask Great Expectations about the manifest; our own page says what it answered, the ledger keeps it."""
     doors = services()
     page = doors.settings.pages / f"expectations-{revision.shards.digest[:16]}.html"
     expectations = check(revision.shards, page)
     doors.ledger.record_revision(revision, expectations)
+    get_run_logger().info(
+        "%d images; %d expectations tried, %d broken, %d warnings.",
+        sum(revision.shards.counts.values()),
+        expectations.checked,
+        len(expectations.failures),
+        len(expectations.warnings),
+    )
     return expectations
 
 

@@ -1,5 +1,6 @@
 """Tasks more than one flow uses: a function from below with retries and a name, and the order they stand in."""
 
+import json
 import subprocess
 import time
 from collections.abc import Sequence
@@ -90,6 +91,7 @@ def open_run(
             "diptych.flow_run_page": str(flow_run.ui_url),
             "diptych.shards": revision.shards.digest,
             "diptych.commit": commit(),
+            "diptych.evaluation": json.dumps(experiment.evaluation.to_dict()),
         },
     )
     settings = {
@@ -98,7 +100,6 @@ def open_run(
         "experiment_digest": experiment.digest[:12],
         "model": job.config,
         "training": job.plan.to_dict(),
-        "evaluation": experiment.evaluation.to_dict(),
     }
     tracking.log_params(run_id, settings)
     tracking.log_data(run_id, revision)
@@ -138,6 +139,7 @@ def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint
 @task(name="evaluate", retries=1, retry_condition_fn=may_pass, cache_policy=NO_CACHE)
 def evaluate(checkpoint: Checkpoint, shards: Shards, split: str, plan: EvaluationPlan) -> Report:
     """Every number a checkpoint's abilities call for, on one split."""
+    get_run_logger().info("measuring on the %s split", split)
     with timing.timed("evaluation"):
         return measure(checkpoint, shards, split, plan, services().settings.captions)
 

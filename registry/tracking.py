@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
@@ -11,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.records import Captions, Report, Revision
+from components.records import Report, Revision
 from registry import pages
 from registry.follower import PATIENCE_S, POLL_S, Follower, Line, following
 from registry.mlflow_client import KEY, TrackingUnreachable, connect, probe, quoted, reaching
@@ -129,29 +130,29 @@ class Tracking:
         with reaching(self.uri):
             self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
 
-    def log_report(self, run_id: str, report: Report, *, step: int = 0) -> None:
-        """A report's numbers as metrics `split/name`, and the report itself as a file that `read_report` finds."""
+    def log_report(self, run_id: str, report: Report) -> None:
+        """A report's numbers as metrics `split/name`, and the report itself as a file named by its content.
+
+        The same report again adds nothing; another one (other shards, another decoder) is the next step of its metrics,
+        so that MLflow shows the newest and keeps the rest.
+        """
         from mlflow.entities import Metric
 
+        packed = _packed(report)
+        name = f"reports/{report.split}-{hashlib.sha256(packed).hexdigest()[:12]}.json"
         with reaching(self.uri):
+            held = {file.path for file in self._client.list_artifacts(run_id, "reports")}
+            if name in held:
+                return
             # The run's own start, and not now: logged again, a number is the same point.
             at = self._client.get_run(run_id).info.start_time
+            step = sum(path.startswith(f"reports/{report.split}-") for path in held)
             points = [
-                Metric(f"{report.split}/{name}", value, at, step)
-                for name, value in report.values.items()
+                Metric(f"{report.split}/{metric}", value, at, step)
+                for metric, value in report.values.items()
             ]
         self._log_points(run_id, points)
-        self.log_bytes(run_id, _report_file(report.split, report.shards_digest), _packed(report))
-
-    def read_report(self, run_id: str, split: str, shards_digest: str) -> Report | None:
-        """The report that a run holds on these shards and split; None if it was not measured there."""
-        name = _report_file(split, shards_digest)
-        with reaching(self.uri), tempfile.TemporaryDirectory() as folder:
-            held = {file.path for file in self._client.list_artifacts(run_id, "reports")}
-            if name not in held:
-                return None
-            file = self._client.download_artifacts(run_id, name, folder)
-            return _unpacked(Path(file).read_bytes())
+        self.log_bytes(run_id, name, packed)
 
     def log_file(self, run_id: str, path: Path, folder: str = "") -> None:
         """A file or a folder, as artifacts."""
@@ -249,26 +250,11 @@ def _flat(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, An
             yield within + name, value
 
 
-def _report_file(split: str, shards_digest: str) -> str:
-    return f"reports/{split}-{shards_digest[:16]}.json"
-
-
 def _packed(report: Report) -> bytes:
     content = asdict(report)
-    # JSON knows no NaN: null is read back as NaN, which no gate lets pass.
+    # JSON knows no NaN; null is what nobody could measure.
     content["values"] = {name: _or_none(value) for name, value in report.values.items()}
     return json.dumps(content, sort_keys=True, indent=1, default=str, allow_nan=False).encode()
-
-
-def _unpacked(data: bytes) -> Report:
-    content = json.loads(data)
-    content["values"] = {
-        name: math.nan if value is None else value for name, value in content["values"].items()
-    }
-    if content["captions"] is not None:
-        content["captions"]["path"] = Path(content["captions"]["path"])
-        content["captions"] = Captions(**content["captions"])
-    return Report(**content)
 
 
 def _or_none(value: float) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import ArgumentError, IntegrityError
 from sqlalchemy.pool import NullPool
 
 from components.config import ConfigError
@@ -19,7 +19,7 @@ class LedgerUnusable(RuntimeError):
 
 def make_engine(url: str) -> Engine:
     """An engine without a pool: the ledger is asked a few times an hour, often from forked or short processes."""
-    engine = create_engine(url, poolclass=NullPool)
+    engine = _create(url)
     event.listen(engine, "handle_error", _in_words)
     if engine.dialect.name == "sqlite":
         if make_url(url).database in (None, "", ":memory:"):
@@ -29,6 +29,23 @@ def make_engine(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _create(url: str) -> Engine:
+    advice = "DIPTYCH_LEDGER_URL names the database; unset, the ledger is a SQLite file."
+    try:
+        return create_engine(url, poolclass=NullPool)
+    except ArgumentError:  # its text is left out, as the address may hold a password
+        kind = url.partition(":")[0]
+        raise ConfigError(
+            f"The ledger's address of kind {kind!r} is none. What works: sqlite:////absolute/path.db or "
+            f"postgresql+psycopg://…; {advice}"
+        ) from None
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"The ledger's address asks for the driver {error.name}, which is not installed: "
+            f"`pip install {error.name}`. {advice}"
+        ) from error
 
 
 def _in_words(context: ExceptionContext) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from components.records import Captions, Report, Revision, Shards
+from components.records import Report, Revision, Shards
 from components.training import progress
 from components.training.checkpoint import verify
 from registry.follower import Follower, following, read_lines
@@ -88,25 +89,24 @@ def test_the_data_state_stands_in_the_run_by_its_digest(tracking):
     assert json.loads(logged.dataset.profile) == {"train": 8}
 
 
-def test_a_report_comes_back_as_it_was_and_logging_it_twice_adds_no_point(tracking):
-    captions = Captions(path=Path("captions.jsonl"), key="k", count=2)
+def test_a_report_logged_twice_adds_no_point_and_another_becomes_the_newest(tracking, tmp_path):
     report = Report(
         checkpoint_digest="c" * 64,
         shards_digest="s" * 64,
         split="test",
         count=2,
-        values={"cider_d": 0.5, "image_blind/cider_d": 0.1, "bleu_4": math.nan},
-        captions=captions,
+        values={"cider_d": 0.9, "image_blind/cider_d": 0.1, "bleu_4": math.nan},
     )
     run_id = tracking.open_run("k1", "night")
     for _ in range(2):
-        tracking.log_report(run_id, report, step=400)
-    assert history(tracking, run_id, "test/image_blind/cider_d") == [(400, 0.1)]
-    read = tracking.read_report(run_id, "test", "s" * 64)
-    assert math.isnan(read.values["bleu_4"])
-    assert (read.values["cider_d"], read.captions) == (0.5, captions)
-    assert tracking.read_report(run_id, "val", "s" * 64) is None
-    assert tracking.read_report(run_id, "test", "t" * 64) is None
+        tracking.log_report(run_id, report)
+    assert history(tracking, run_id, "test/image_blind/cider_d") == [(0, 0.1)]
+    # A lower number on other shards: MLflow must not go on showing the higher one.
+    other = replace(report, shards_digest="t" * 64, values={"cider_d": 0.5})
+    tracking.log_report(run_id, other)
+    assert history(tracking, run_id, "test/cider_d") == [(0, 0.9), (1, 0.5)]
+    assert tracking._client.get_run(run_id).data.metrics["test/cider_d"] == 0.5
+    assert len(tracking._client.list_artifacts(run_id, "reports")) == 2
 
 
 def test_files_and_bytes_are_kept_where_they_were_put(tracking, tmp_path):
