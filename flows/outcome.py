@@ -126,11 +126,13 @@ def markdown(outcome: Outcome) -> str:
         parts += _measured(outcome.candidate.report, outcome.champion_report)
     if outcome.verdict is not None:
         parts.append(f"### Verdict: {'passed' if outcome.verdict.passed else 'refused'}")
-        parts += [
-            f"- {'✓' if reason.passed else '✗'} {reason.sentence}"
-            for reason in outcome.verdict.reasons
-        ]
-    parts += [f"[{title}]({address})" for title, address in outcome.links.items()]
+        parts.append(
+            "\n".join(
+                f"- {'✓' if reason.passed else '✗'} {reason.sentence}"
+                for reason in outcome.verdict.reasons
+            )
+        )
+    parts.append(" · ".join(f"[{title}]({address})" for title, address in outcome.links.items()))
     return "\n\n".join(parts)
 
 

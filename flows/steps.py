@@ -46,7 +46,8 @@ def make_candidate(
             for split in (experiment.evaluation.split, *experiment.evaluation.also)
         ]
         number = register(experiment, revision, job, checkpoint, reports, run_id, attempt)
-        draw(revision.shards, job, reports[0], run_id)
+        # As a state: a picture that cannot be drawn is seen in the run, and ends no night.
+        draw(revision.shards, job, reports[0], run_id, return_state=True)
     return Candidate(
         experiment=experiment.name,
         run_key=job.folder.name,
