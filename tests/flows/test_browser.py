@@ -95,9 +95,9 @@ def first(platform: Settings, page: Any) -> Night:
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
     choose(page, EXPERIMENT)
-    for override in overrides(STEPS[0]):
+    for number, override in enumerate(overrides(STEPS[0]), start=1):  # box 0 is the run's name
         page.get_by_role("button", name="Add item").click()
-        page.get_by_role("main").get_by_role("textbox").last.fill(override)
+        page.get_by_role("main").get_by_role("textbox").nth(number).fill(override)
     keep(page, "prefect_form")
     page.get_by_role("button", name="Submit").click()
     page.get_by_role("link", name="View run").click()
@@ -113,7 +113,7 @@ def second(platform: Settings, page: Any, first: Night) -> Night:
     code, run = ask_prefect(
         platform, f"/deployments/{deployment}/create_flow_run", {"parameters": parameters}
     )
-    assert code == 201
+    assert code == 201, run
     page.goto(f"{platform.prefect_url}/v2/runs/flow-run/{run['id']}")
     return watch(platform, page)
 
