@@ -9,7 +9,7 @@ from flows.experiment import ExperimentName, read_experiment
 from flows.outcome import report_markdown
 from flows.publishing import closing
 from flows.refresh_dataset import refresh_dataset
-from flows.services import services
+from flows.services import flow_page, services
 from flows.steps import evaluate
 
 
@@ -37,7 +37,7 @@ def evaluate_model(
         f"evaluation-{flow_run.id}",
         f"{experiment.name} version {entry.number}",
         parent_run_id=run.mlflow_run_id,
-        tags={"diptych.flow_run_page": str(flow_run.ui_url)},
+        tags={"diptych.flow_run_page": flow_page()},
     )
     with closing(run_id):
         tracking.log_params(run_id, {"version": entry.number, "evaluation": plan.to_dict()})

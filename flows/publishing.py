@@ -15,7 +15,7 @@ from prefect.artifacts import (
 from prefect.runtime import flow_run
 
 from flows.outcome import Outcome, markdown, rows
-from flows.services import services
+from flows.services import flow_page, services
 
 
 def open_night(run_keys: Sequence[str]) -> str | None:
@@ -25,7 +25,7 @@ def open_night(run_keys: Sequence[str]) -> str | None:
     key = hashlib.sha256("\n".join(run_keys).encode()).hexdigest()[:12]
     tags = {
         "diptych.flow_run": str(flow_run.id),
-        "diptych.flow_run_page": str(flow_run.ui_url),
+        "diptych.flow_run_page": flow_page(),
     }
     return services().tracking.open_run(f"night-{key}", "night", tags=tags)
 

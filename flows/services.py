@@ -33,3 +33,10 @@ def services() -> Services:
         tracking=Tracking(settings.mlflow_url, "diptych"),
         versions=Versions(settings.mlflow_url),
     )
+
+
+def flow_page() -> str:
+    """The address of the present flow run in Prefect's pages."""
+    from prefect.runtime import flow_run
+
+    return f"{services().settings.prefect_url}/runs/flow-run/{flow_run.id}"

@@ -26,7 +26,7 @@ from flows.patience import may_pass
 from flows.pictures import pictures
 from flows.progress import teller
 from flows.publishing import failing
-from flows.services import services
+from flows.services import flow_page, services
 
 
 def make_candidate(
@@ -89,7 +89,7 @@ def open_run(
             "diptych.experiment": experiment.name,
             "diptych.family": experiment.family,
             "diptych.flow_run": str(flow_run.id),
-            "diptych.flow_run_page": str(flow_run.ui_url),
+            "diptych.flow_run_page": flow_page(),
             "diptych.shards": revision.shards.digest,
             "diptych.commit": commit(),
             "diptych.evaluation": json.dumps(experiment.evaluation.to_dict()),
@@ -225,7 +225,7 @@ def links(run_id: str, model: str, number: int, champion: int | None = None) -> 
     """The pages to open: title -> address."""
     doors = services()
     found = {
-        "Prefect run": flow_run.ui_url,
+        "Prefect run": flow_page(),
         "MLflow run": doors.tracking.run_page(run_id),
         "Registered version": doors.versions.page(model, number),
     }
