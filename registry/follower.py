@@ -9,11 +9,11 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from components.data import atomic
+from components.training import progress
+from components.training.progress import Progress
 
 POLL_S = 0.5
 PATIENCE_S = 15.0
@@ -21,17 +21,7 @@ PATIENCE_S = 15.0
 _SLOWEST_RETRY_S = 15.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One report of a training, as its progress file holds it."""
-
-    step: int
-    values: Mapping[str, float]
-    time: float
-    """Seconds since 1970."""
-
-
-Deliver = Callable[[Sequence[Line]], None]
+Deliver = Callable[[Sequence[Progress]], None]
 
 
 class Follower:
@@ -77,8 +67,8 @@ class Follower:
             self.problem = failure
         return self.problem is None
 
-    def _waiting(self) -> list[Line]:
-        lines = (_without(line, self._steps) for line in read_lines(self._path))
+    def _waiting(self) -> list[Progress]:
+        lines = (_without(line, self._steps) for line in progress.read(self._path))
         return [line for line in lines if line.values]
 
     def _look(self) -> tuple[int, int] | None:
@@ -110,16 +100,6 @@ def following(
         thread.join(patience_s)
 
 
-def read_lines(path: Path) -> list[Line]:
-    """All whole lines; a line that is still being written is left for the next look. No file is no lines."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    whole = data[: data.rfind(b"\n") + 1].splitlines()
-    return [Line(**_known(json.loads(line))) for line in whole if line.strip()]
-
-
 def _deliver_until(follower: Follower, stop: threading.Event, poll_s: float) -> None:
     pause_s = poll_s
     while not stop.wait(pause_s):
@@ -128,13 +108,9 @@ def _deliver_until(follower: Follower, stop: threading.Event, poll_s: float) -> 
     follower.try_sync()
 
 
-def _without(line: Line, steps: Mapping[str, int]) -> Line:
+def _without(line: Progress, steps: Mapping[str, int]) -> Progress:
     new = {name: value for name, value in line.values.items() if line.step > steps.get(name, -1)}
-    return Line(step=line.step, values=new, time=line.time)
-
-
-def _known(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {"step": line["step"], "values": line["values"], "time": line["time"]}
+    return Progress(step=line.step, values=new, time=line.time)
 
 
 def _remembered(memory: Path) -> dict[str, int]:

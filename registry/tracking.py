@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.records import Report, Revision
+from components.training.progress import Progress
 from registry import pages
-from registry.follower import PATIENCE_S, POLL_S, Follower, Line, following
+from registry.follower import PATIENCE_S, POLL_S, Follower, following
 from registry.mlflow_client import KEY, TrackingUnreachable, connect, probe, quoted, reaching
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Tracking:
                 run_id, tags=[RunTag(name, value) for name, value in tags.items()]
             )
 
-    def log_progress(self, run_id: str, lines: Sequence[Line]) -> None:
+    def log_progress(self, run_id: str, lines: Sequence[Progress]) -> None:
         """Reports of a training, by batch. A point that was logged before, at its time, is not logged again."""
         from mlflow.entities import Metric
 
@@ -97,7 +98,7 @@ class Tracking:
     def follower(self, path: Path, run_id: str) -> Follower:
         """What carries a progress file into a run; `sync()` delivers what an earlier process could not."""
 
-        def deliver(lines: Sequence[Line]) -> None:
+        def deliver(lines: Sequence[Progress]) -> None:
             probe(self.uri)
             self.log_progress(run_id, lines)
 

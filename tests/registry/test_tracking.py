@@ -26,7 +26,8 @@ from PIL import Image
 from components.records import Report, Revision, Shards
 from components.training import progress
 from components.training.checkpoint import verify
-from registry.follower import Follower, following, read_lines
+from components.training.progress import read
+from registry.follower import Follower, following
 from registry.tracking import Tracking, TrackingUnreachable
 from registry.versions import Versions
 
@@ -161,8 +162,8 @@ def test_a_line_that_is_still_being_written_waits(tmp_path):
     file = tmp_path / "progress.jsonl"
     whole = '{"step": 1, "values": {"loss": 1.0}, "time": 0.0}\n'
     file.write_text(whole + whole[:20])
-    assert [line.step for line in read_lines(file)] == [1]
-    assert read_lines(tmp_path / "none.jsonl") == []
+    assert [line.step for line in read(file)] == [1]
+    assert read(tmp_path / "none.jsonl") == []
 
 
 def test_a_tracker_that_fails_is_told_of_at_the_end_and_never_raised(tmp_path):
