@@ -27,6 +27,19 @@ class VersionMissing(LookupError):
     """There is no such version, or what it held is gone."""
 
 
+class VersionDamaged(CheckpointDamaged):
+    """The registry's copy of a checkpoint is not what was registered; the message says how to do without it."""
+
+    def __init__(self, model: str, number: int, found: CheckpointDamaged) -> None:
+        ValueError.__init__(
+            self,
+            f"The registry's files of {model} version {number} are damaged: {found.file.name}: {found.problem}. They "
+            f"will not be used. If it is champion, `diptych rollback {model} --reason …` gives the alias back to the "
+            f"version before; `diptych train {model}` makes a new one.",
+        )
+        self.file, self.problem = found.file, found.problem
+
+
 class Versions:
     """The registered models at a tracking address. Raises TrackingUnreachable if nobody answers."""
 
@@ -102,7 +115,7 @@ class Versions:
     def checkpoint(self, model: str, number: int, folder: Path) -> Path:
         """The version's checkpoint as a folder below `folder`: fetched, or found there, and verified either way.
 
-        Raises VersionMissing if the registry does not hold it, CheckpointDamaged if what it holds is not what was
+        Raises VersionMissing if the registry does not hold it, VersionDamaged if what it holds is not what was
         registered.
         """
         version = self._version(model, number)
@@ -113,11 +126,10 @@ class Versions:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as building:
             fetched = self._download(version, f"artifacts/{tags[FOLDER]}", Path(building))
-            if verify(fetched).digest != tags[DIGEST]:
-                raise CheckpointDamaged(
-                    fetched / "MANIFEST.json",
-                    f"it is not the checkpoint of {model} version {number}",
-                )
+            try:
+                _require(fetched, tags[DIGEST])
+            except CheckpointDamaged as damage:
+                raise VersionDamaged(model, number, damage) from damage
             shutil.rmtree(place, ignore_errors=True)
             fetched.replace(place)
         return place
@@ -221,6 +233,11 @@ class Versions:
         logged = self._client.finalize_logged_model(pending.model_id, "READY")
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, checkpoint.step)])
         return logged
+
+
+def _require(fetched: Path, digest: str) -> None:
+    if verify(fetched).digest != digest:
+        raise CheckpointDamaged(fetched / "MANIFEST.json", "it is another checkpoint's")
 
 
 def _holds(place: Path, digest: str) -> bool:

@@ -26,6 +26,7 @@ class CheckpointDamaged(ValueError):
             "training the run again goes on from its last good checkpoint."
         )
         self.file = file
+        self.problem = problem
 
 
 def write(folder: Path, about: Mapping[str, Any], files: Sequence[str]) -> None:
