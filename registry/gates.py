@@ -219,7 +219,7 @@ def _against_baseline(
     bound = _plus(theirs, -rule.by if upside_down else rule.by)
     ahead = value < theirs if upside_down else value > theirs
     passed = ahead and (value <= bound if upside_down else value >= bound)
-    margin = f" by {rule.by:.4g}" if rule.by else ""
+    margin = f" by at least {rule.by:.4g}" if rule.by else ""
     sentence = (
         f"{rule.metric} is {value:.4g} against {theirs:.4g} of {rule.better_than}: "
         f"{'better' if passed else 'not better'}{margin}."
