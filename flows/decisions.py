@@ -143,13 +143,14 @@ def champion_report(experiment: Experiment, number: int, revision: Revision) -> 
     """The champion's numbers on tonight's shards: those of another revision are never compared."""
     checkpoint = fetch_version(experiment.name, number)
     plan = experiment.evaluation
-    return evaluate.with_options(name="evaluate champion")(
+    return evaluate.with_options(name="evaluate champion", task_run_name="evaluate champion")(
         checkpoint, revision.shards, plan.split, plan
     )
 
 
 @task(
     name="fetch version",
+    task_run_name="fetch {model} {number}",
     retries=2,
     retry_delay_seconds=5,
     retry_condition_fn=may_pass,
@@ -179,7 +180,7 @@ def known_version(model: str, number: int | None) -> tuple[VersionEntry, RunEntr
     return entry, run
 
 
-@task(name="judge", cache_policy=NO_CACHE)
+@task(name="judge", task_run_name="judge {experiment.name}", cache_policy=NO_CACHE)
 def judge(experiment: Experiment, candidate: Candidate, champion: Report | None) -> VerdictEntry:
     """Ask the gate, and write what it says into the ledger."""
     verdict = hold_against(candidate.report, champion, experiment.gate)
@@ -190,6 +191,7 @@ def judge(experiment: Experiment, candidate: Candidate, champion: Report | None)
 
 @task(
     name="promote",
+    task_run_name="promote {model} {number}",
     retries=2,
     retry_delay_seconds=5,
     retry_condition_fn=may_pass,

@@ -71,6 +71,7 @@ def training_job(experiment: Experiment, shards: Shards, attempt: int) -> Traini
 
 @task(
     name="open run",
+    task_run_name="open run of {experiment.name}",
     retries=2,
     retry_delay_seconds=5,
     retry_condition_fn=may_pass,
@@ -137,10 +138,16 @@ def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint
     return checkpoint
 
 
-@task(name="evaluate", retries=1, retry_condition_fn=may_pass, cache_policy=NO_CACHE)
+@task(
+    name="evaluate",
+    task_run_name="evaluate {split}",
+    retries=1,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def evaluate(checkpoint: Checkpoint, shards: Shards, split: str, plan: EvaluationPlan) -> Report:
     """Every number a checkpoint's abilities call for, on one split."""
-    get_run_logger().info("measuring on the %s split", split)
+    get_run_logger().info("measuring a checkpoint of %s", checkpoint.family)
     with timing.timed("evaluation"):
         return measure(checkpoint, shards, split, plan, services().settings.captions)
 
@@ -154,6 +161,7 @@ def draw(shards: Shards, job: TrainingJob, report: Report, run_id: str) -> None:
 
 @task(
     name="register",
+    task_run_name="register {experiment.name}",
     retries=2,
     retry_delay_seconds=5,
     retry_condition_fn=may_pass,
