@@ -237,7 +237,7 @@ class Versions:
 
 def _require(fetched: Path, digest: str) -> None:
     if verify(fetched).digest != digest:
-        raise CheckpointDamaged(fetched / "MANIFEST.json", "it is another checkpoint's")
+        raise CheckpointDamaged(fetched / "MANIFEST.json", f"it is not the checkpoint of digest {digest[:12]}")
 
 
 def _holds(place: Path, digest: str) -> bool:
