@@ -237,7 +237,9 @@ class Versions:
 
 def _require(fetched: Path, digest: str) -> None:
     if verify(fetched).digest != digest:
-        raise CheckpointDamaged(fetched / "MANIFEST.json", f"it is not the checkpoint of digest {digest[:12]}")
+        raise CheckpointDamaged(
+            fetched / "MANIFEST.json", f"it is not the checkpoint of digest {digest[:12]}"
+        )
 
 
 def _holds(place: Path, digest: str) -> bool:

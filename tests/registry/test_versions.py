@@ -104,7 +104,9 @@ def test_another_models_checkpoint_in_its_place_is_refused(versions, registered,
     theirs = next(artifacts_of(versions, model, second).rglob("weights.safetensors")).parent
     for file in theirs.iterdir():
         (mine / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(CheckpointDamaged, match=f"{model} version {number} .* not the checkpoint of"):
+    with pytest.raises(
+        CheckpointDamaged, match=f"{model} version {number} .* not the checkpoint of"
+    ):
         versions.checkpoint(model, number, tmp_path / "cache")
 
 
