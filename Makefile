@@ -4,10 +4,13 @@ BIN := .venv/bin
 # Some machines forbid bytecode, and every child process then compiles the whole stack again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check clean
+.PHONY: demo test check data clean
 
-demo: .venv/.installed  ## install, then run the main job on real data
+demo: data  ## install, then run the main job on real data
 	$(BIN)/diptych demo
+
+data: .venv/.installed  ## every source's shards, as dvc.lock has them
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --quiet
 
 test: .venv/.installed  ## install, then the whole fast test suite
 	$(BIN)/pytest

@@ -65,7 +65,20 @@ def _words(error: Exception) -> str:
 def platform(debug: bool) -> Iterator[Settings]:
     """A command with Prefect and MLflow: those that are up, or short-lived ones that end with it."""
     with command(debug) as settings, stack.short_lived(settings, ("prefect", "mlflow"), say=say):
-        yield settings
+        try:
+            yield settings
+        finally:
+            _deliver()
+
+
+def _deliver() -> None:
+    """Send Prefect's logs and events while its server runs; at the process's end it would wait a minute for one."""
+    if "prefect" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        for worker in (APILogWorker, EventsWorker):
+            worker.drain_all(timeout=10)
 
 
 def launcher(settings: Settings) -> str:
