@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before any import of those systems: nothing is sent anywhere, nothing runs that was not asked for.
 os.environ.update(
@@ -38,6 +39,9 @@ from components.data.batches import Batches, load_split
 from components.data.shards import write_shards
 from components.data.text import Tokenizer
 from components.records import Batch, BatchSpec, Sample, Shards
+
+# A shell that starts the tests in the background has SIGINT ignored, and every child would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_PX = 32
 COLOURS = {"red": "#d02020", "green": "#20a030", "blue": "#2040d0", "yellow": "#e0c020"}
