@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,12 +31,7 @@ def captions_key(
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
-def write_captions(
-    subject: Subject,
-    path: Path,
-    key: str,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Captions:
+def write_captions(subject: Subject, path: Path, key: str) -> Captions:
     """One JSON line an image, `{"id", "caption"}`, written whole or not at all; kept if it is there."""
     rows = subject.images.rows
     if not path.exists():
@@ -46,7 +41,6 @@ def write_captions(
             for row, caption in zip(block, _decode(subject, start), strict=True):
                 line = {"id": row.sample.id, "caption": caption}
                 lines.append(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
-            on_progress(min(start + BATCH, len(rows)), len(rows))
         write_text(path, "".join(lines))
     return Captions(path=path, key=key, count=len(rows))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from components import abilities
@@ -24,9 +23,6 @@ EMBEDS_BESIDE = {
 }
 """What stands beside a metric of embeddings besides the blind control; chance beside all others."""
 
-Progress = Callable[[str, int, int], None]
-"""Stage, done, total."""
-
 
 def measure(
     checkpoint: Checkpoint,
@@ -34,7 +30,6 @@ def measure(
     split: str,
     plan: EvaluationPlan,
     captions_folder: Path,
-    on_progress: Progress = lambda stage, done, total: None,
 ) -> Report:
     """Every number the model's abilities call for, on one split; captions are kept in `captions_folder`."""
     model, tokenizer, _ = load_model(checkpoint.path)
@@ -47,7 +42,7 @@ def measure(
         plan=plan,
     )
     key = captions_key(checkpoint, shards.digest, split, plan)
-    values, captions = _measure(subject, captions_folder / f"{key}.jsonl", key, on_progress)
+    values, captions = _measure(subject, captions_folder / f"{key}.jsonl", key)
     return Report(
         checkpoint_digest=checkpoint.digest,
         shards_digest=shards.digest,
@@ -75,17 +70,13 @@ def measurable(family: type) -> set[str]:
     }
 
 
-def _measure(
-    subject: Subject, path: Path, key: str, on_progress: Progress
-) -> tuple[dict[str, float], Captions | None]:
+def _measure(subject: Subject, path: Path, key: str) -> tuple[dict[str, float], Captions | None]:
     values: dict[str, float] = {}
     captions = None
     if isinstance(subject.model, abilities.Embeds):
-        on_progress("embed", 0, 1)
         image_ND = embed_images(subject.model, subject.images)
         values |= retrieval(subject, image_ND) | zero_shot(subject, image_ND)
-        on_progress("embed", 1, 1)
     if isinstance(subject.model, abilities.Captions):
-        captions = write_captions(subject, path, key, lambda *at: on_progress("captions", *at))
+        captions = write_captions(subject, path, key)
         values |= captioning(subject, read_captions(captions, subject.images))
     return values, captions
