@@ -6,11 +6,16 @@ How a model is trained and measured follows from its abilities, so no flow branc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.records import Batch, BatchSpec, Loss
+
+if TYPE_CHECKING:
+    from components.data.batches import SplitImages
+    from components.data.text import Tokenizer
 
 
 @runtime_checkable
@@ -56,10 +61,162 @@ class DecoderState(Protocol):
 
 @runtime_checkable
 class Captions(Protocol):
-    """Writes texts for images, one token a step, over a cache."""
+    """Writes texts for images, one token a step, over a cache.
 
-    def prefill(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Any, Tensor]:
-        """Read the images and `<bos>`: (state, logits_BV of the first word)."""
+    Hidden states are the last layer's, after its final norm: what contrastive search compares.
+    """
 
-    def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor]:
-        """Append one token to every row: (state, logits_NV of the next)."""
+    def prefill(
+        self,
+        pixels_BCHW: Tensor,
+        keys_B: Tensor | None = None,
+        prompts: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Read the images and how each text starts: (state, logits_BV of the next word, hidden_BTD of what was read).
+
+        prompts: ids after `<bos>`, one list an image; nothing by default.
+        """
+
+    def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """Append one token to every row: (state, logits_NV of the next, hidden_ND of this one)."""
+
+
+@runtime_checkable
+class Matches(Protocol):
+    """Says how well a text fits an image, pair by pair."""
+
+    def match(
+        self,
+        pixels_BCHW: Tensor,
+        tokens_BT: Tensor,
+        lengths_B: Tensor,
+        keys_B: Tensor | None = None,
+    ) -> Tensor:
+        """(B,) scores of image i with text i; the higher, the better it fits."""
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """Answers questions about images."""
+
+    def answer(
+        self,
+        pixels_BCHW: Tensor,
+        questions: Sequence[str],
+        tokenizer: Tokenizer,
+        keys_B: Tensor | None = None,
+    ) -> list[str]:
+        """One answer an image; a family words the question as it was trained to read it."""
+
+
+Shots = Sequence[tuple["Tensor", Sequence[int]]]
+"""Demonstrations for one query, the most similar last: an image (3, H, W) and the ids of its text."""
+
+
+@runtime_checkable
+class InContext(Protocol):
+    """Learns from a few examples in front of the query, without training."""
+
+    def prefill_shots(
+        self,
+        shots: Sequence[Shots],
+        pixels_BCHW: Tensor,
+        prompts: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Any, Tensor, Tensor]:
+        """As `Captions.prefill`, with each row's demonstrations read first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """What was found in one image, best first."""
+
+    boxes_N4: Tensor
+    """Left, top, right, bottom in pixels of the image that was given."""
+    scores_N: Tensor
+    """In [0, 1]."""
+    classes_N: Tensor
+    """int64: row of the class names that were asked for."""
+
+
+@runtime_checkable
+class Detects(Protocol):
+    """Finds objects of classes that are named only when it is asked."""
+
+    def detect(
+        self,
+        pixels_BCHW: Tensor,
+        class_tokens_CT: Tensor,
+        class_lengths_C: Tensor,
+        base_C: Tensor,
+    ) -> list[Detections]:
+        """One record an image. base_C: bool, True for classes whose boxes training knew."""
+
+
+@runtime_checkable
+class Probes(Protocol):
+    """Has image features that a linear classifier can be put on."""
+
+    def image_features(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
+        """uint8 images -> (B, D), as they come."""
+
+
+@runtime_checkable
+class Indexes(Protocol):
+    """Is built by one pass over pairs instead of being trained."""
+
+    def build(self, images: SplitImages, tokenizer: Tokenizer) -> None:
+        """Take the pairs of a split as anchors, in place of those there are."""
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Reads texts: what a slot for a text tower takes."""
+
+    def encode_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Token ids -> (B, D), pooled over the text and not normalised."""
+
+
+@runtime_checkable
+class Sees(Protocol):
+    """Reads images: what a slot for a vision tower takes."""
+
+    map_width: int
+    pooled_width: int
+    map_tokens: int
+
+    def encode(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """uint8 images -> (map_BND, pooled_BD)."""
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A causal language model that reads embeddings: what a slot for one takes."""
+
+    width: int
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    max_positions: int | None
+    """Longest sequence; None where positions are relative and without end."""
+    blocks: nn.ModuleList
+    """Its layers in order, for a family that puts its own between them."""
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """Token ids -> (B, T, width), positions not yet added."""
+
+    def run(
+        self,
+        inputs_BTD: Tensor,
+        *,
+        past: Any = None,
+        positions_BT: Tensor | None = None,
+        mask_BT: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Embeddings -> (hidden_BTD after the final norm, cache with `repeat` and `reorder`).
+
+        mask_BT: bool over past and inputs together, False where a row is padded.
+        """
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """(B, T, vocab_size)."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from components.data.text import Tokenizer
+    from components.records import Row
 
 
 class ConfigError(ValueError):
@@ -36,6 +41,10 @@ class Config:
             raise ConfigError(f'{cls.__name__} has no preset "{name}"; it has {", ".join(known)}.')
         made: Self = getattr(cls, name)()
         return made
+
+    def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
+        """This configuration with what follows from the training data; here the size of the vocabulary."""
+        return replace(self, vocab_size=tokenizer.vocab_size)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; `Config(**saved)` makes it again."""

@@ -27,6 +27,8 @@ class Box:
     top_px: float
     right_px: float
     bottom_px: float
+    novel: bool = False
+    """A class training must not know: its boxes reach no batch, its pixels may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +136,37 @@ class BatchSpec:
     """What a family eats, so that data code needs no branch on its name."""
 
     image_px: int
-    """Side of the square images."""
+    """Side of the square images; 0 for a family that reads texts alone, whose pixels are then (B, 3, 0, 0)."""
     max_tokens: int
     """Longest text, with its `<bos>` and `<eos>`."""
     flip: bool = False
     """Half of the training images are mirrored, with "left" and "right" swapped in their captions."""
+    texts: str = "captions"
+    """Which text an image comes with: a name in `components/data/texts.py`."""
+    second_caption: bool = False
+    """Each row brings a second caption: of its own image, or with probability one half of another one."""
+    boxes: bool = False
+    """Each row brings the boxes of its image."""
+    answers: tuple[str, ...] = ()
+    """Answers that questions are scored over; a row's question is then its text, and its answers soft targets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """The boxes of a batch's images, and the names of the classes they may be of."""
+
+    corners_BO4: Tensor
+    """float32: left, top, right, bottom in pixels of the batch's images; rows with fewer boxes hold zeros."""
+    classes_BO: Tensor
+    """int64: row of `class_tokens_CT`; -1 where there is no box."""
+    class_tokens_CT: Tensor
+    """int64: the names of the classes that training knows, as token rows."""
+    class_lengths_C: Tensor
+    """int64: tokens of each name without padding."""
+
+    def to(self, device: Any) -> Boxes:
+        """The same boxes on another device."""
+        return Boxes(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +183,21 @@ class Batch:
     """int64: rows with equal captions or images share a number and are no negatives of each other."""
     keys_B: Tensor
     """int64: `2 * Row.key + mirrored`, equal only for equal pixels; frozen towers cache by it."""
+    prompts_B: Tensor
+    """int64: how many leading tokens of each row are given and not learnt; `<bos>` alone makes 1."""
+    second_BT: Tensor | None = None
+    """int64, where asked for: another caption as `<bos> w … <eos>` and padding."""
+    second_lengths_B: Tensor | None = None
+    second_same_B: Tensor | None = None
+    """bool: the second caption is of the same image."""
+    answers_BA: Tensor | None = None
+    """float32, where asked for: how right each known answer is, in [0, 1]."""
+    boxes: Boxes | None = None
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
-        return Batch(**moved)
+        there = {name: value for name, value in vars(self).items() if value is not None}
+        return Batch(**{name: value.to(device) for name, value in there.items()})
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ class Batches:
             lengths_B=lengths_B[mine],
             groups_B=torch.from_numpy(groups_B[mine]),
             keys_B=torch.from_numpy(keys_B[mine]),
+            prompts_B=torch.ones(len(keys_B[mine]), dtype=torch.int64),
         )
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:

@@ -53,6 +53,7 @@ def _batch(vocabulary: int, max_tokens: int) -> Batch:
         lengths_B=lengths,
         groups_B=numbers,
         keys_B=numbers,
+        prompts_B=torch.ones_like(numbers),
     )
 
 

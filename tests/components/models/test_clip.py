@@ -47,6 +47,7 @@ def _batch(rows: int = 6) -> Batch:
         lengths_B=lengths,
         groups_B=torch.arange(rows),
         keys_B=2 * torch.arange(rows),
+        prompts_B=torch.ones(rows, dtype=torch.long),
     )
 
 

@@ -43,6 +43,7 @@ def _batch() -> Batch:
         lengths_B=torch.tensor([6, 4, 5]),
         groups_B=torch.arange(3),
         keys_B=2 * torch.arange(3),
+        prompts_B=torch.ones(3, dtype=torch.long),
     )
 
 

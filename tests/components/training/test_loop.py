@@ -54,6 +54,7 @@ class Numbers:
             lengths_B=one,
             groups_B=one,
             keys_B=one,
+            prompts_B=one,
         )
 
 
