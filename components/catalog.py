@@ -1,4 +1,4 @@
-"""All that is chosen by name, on one screen: families, decoders, sources, metrics."""
+"""All that is chosen by name, on one screen: families, stages, packages, decoders, sources, metrics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from components.decoding.beam import beam
 from components.decoding.greedy import greedy
 from components.metrics.metric import Metric
 from components.models.clip import Clip
+from components.models.parts import Part
 from components.models.virtex import VirTex
 from components.records import Sample
 from components.table import Table
@@ -21,6 +22,30 @@ FAMILIES: Table[type[Any]] = Table(
         "virtex": VirTex,
     },
 )
+
+STAGES: Table[type[Any]] = Table(
+    "stage",
+    {},
+)
+"""Trained like families, by the same job, for other families' slots; a family may be a stage too."""
+
+MODELS: Table[type[Any]] = Table("model", {**FAMILIES, **STAGES})
+"""All that a checkpoint can hold."""
+
+PACKAGES: Table[Callable[[], Part]] = Table(
+    "package",
+    {},
+)
+"""Pretrained parts that an installed package carries."""
+
+FOLDERS: Table[Callable[[str], Part]] = Table(
+    "slot that reads transformers' layout",
+    {},
+)
+"""What reads a local folder, or a name on the Hub, for each slot."""
+
+STAND_INS = {"clip": "clip", "vision": "clip", "lm": "lm", "text": "mlm_text"}
+"""What a slot gets where its part is `random`: the tiny preset of this model."""
 
 DECODERS: Table[Any] = Table(
     "decoder",

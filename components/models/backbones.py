@@ -98,6 +98,21 @@ class FrozenSlot(VisionSlot):
         return torch.cat(maps), torch.cat(pooled)
 
 
+def frozen_vision(module: nn.Module, image_px: int) -> FrozenSlot:
+    """The image tower of a model (its `vision`) or of a slot, never to change again; its weights are shared.
+
+    Raises ConfigError for a module that sees nothing.
+    """
+    slot = module if isinstance(module, VisionSlot) else getattr(module, "vision", None)
+    if not isinstance(slot, VisionSlot):
+        raise ConfigError(
+            f"A {type(module).__name__} has no image tower; hand a CLIP, a VirTex or a pretrained tower."
+        )
+    made = FrozenSlot(slot.tower, image_px, (0.0,) * 3, (1.0,) * 3)
+    made.mean, made.std = slot.mean, slot.std
+    return made
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionShape:
     """What can be chosen of a tower's shape; each tower reads its own part."""

@@ -2,11 +2,12 @@
 
 A checkpoint is a folder `step-00000400/` with
 
-    weights.safetensors   every parameter and buffer, frozen towers included
-    config.json           family and its config
+    weights.safetensors   every parameter and buffer of its own, frozen towers included
+    config.json           family, its config, and where the parts in its slots came from
     tokenizer.json        the tokenizer it was trained with
+    parts/<slot>/         a part that was a stage: its own weights, config, tokenizer and parts
     state.safetensors     the optimiser's moments, by parameter name
-    state.json            finished steps
+    state.json            finished steps; 0 for a model that is built and not trained
     MANIFEST.json         the marker, written last: size and sha256 of each file, and of itself
 
 It is written under a temporary name beside its place and renamed when all of it is on disk. There is no pickle in it
@@ -21,7 +22,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,27 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from components.catalog import FAMILIES
+from components.catalog import MODELS
 from components.data import atomic
 from components.data.text import Tokenizer, TokenizerError
 from components.failpoint import failpoint
+from components.models.parts import Origin as PartOrigin
+from components.models.parts import Part
 from components.records import Checkpoint
 from components.table import UnknownName
 from components.training import marker, tensors
+from components.training.building import build, find_part
 from components.training.marker import CheckpointDamaged, CheckpointMissing
 
 __all__ = ["CheckpointDamaged", "CheckpointMissing", "Origin", "latest", "load_model"]
-__all__ += ["load_tokenizer", "place", "restore", "save", "sweep", "verify"]
+__all__ += ["load_part", "load_tokenizer", "place", "restore", "save", "sweep", "verify"]
 
 WEIGHTS, CONFIG, TOKENIZER = "weights.safetensors", "config.json", "tokenizer.json"
 STATE, STEP = "state.safetensors", "state.json"
-FILES = (WEIGHTS, CONFIG, TOKENIZER, STATE, STEP)
+PARTS = "parts"
+
+_KEPT_INSIDE = ("stage", "random")
+"""Parts that a checkpoint holds itself; the others are named with their digest and found again."""
 
 _UNFINISHED, _RETIRED = ".saving-", ".retired-"
 
@@ -66,7 +73,7 @@ def place(folder: Path, step: int) -> Path:
 def save(
     folder: Path,
     model: nn.Module,
-    optimiser: AdamW,
+    optimiser: AdamW | None,
     *,
     tokenizer: Tokenizer,
     origin: Origin,
@@ -105,11 +112,12 @@ def load_model(path: Path) -> tuple[nn.Module, Tokenizer, Checkpoint]:
     tokenizer or a tensor's name or shape is not what this code builds.
     """
     checkpoint = verify(path)
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the random weights that are overwritten cost the caller no draw
-        model = _build(path, checkpoint.family)
-    tensors.read_weights(path / WEIGHTS, model)
+    if (found := _read_json(path / CONFIG)["family"]) != checkpoint.family:
+        problem = f'its family is "{found}", the marker says "{checkpoint.family}"'
+        raise CheckpointDamaged(path / CONFIG, problem)
+    # the random weights that are overwritten cost the caller no draw
+    with torch.random.fork_rng(devices=[]):
+        model = _read_model(path)
     return model.eval(), load_tokenizer(path), checkpoint
 
 
@@ -124,6 +132,18 @@ def load_tokenizer(path: Path) -> Tokenizer:
         problem = f"its digest is {tokenizer.digest}, the weights were trained with {trained_with}"
         raise CheckpointDamaged(path / TOKENIZER, problem)
     return tokenizer
+
+
+def load_part(path: Path, origin: PartOrigin) -> Part:
+    """A stage's checkpoint as a part of another model, its state of training left out.
+
+    Raises as `load_model`, and `CheckpointDamaged` for a checkpoint that is not the one the origin names.
+    """
+    model, tokenizer, checkpoint = load_model(path)
+    if checkpoint.digest != origin.digest:
+        problem = f"it is {checkpoint.digest[:12]}, asked for is {origin.digest[:12]}"
+        raise CheckpointDamaged(path / marker.MARKER, problem)
+    return Part(module=model.requires_grad_(False), tokenizer=tokenizer, origin=origin)
 
 
 def restore(path: Path, model: nn.Module, optimiser: AdamW) -> int:
@@ -165,16 +185,13 @@ def sweep(folder: Path, keep: int = 2) -> None:
 def _write(
     building: Path,
     model: nn.Module,
-    optimiser: AdamW,
+    optimiser: AdamW | None,
     tokenizer: Tokenizer,
     origin: Origin,
     step: int,
 ) -> None:
-    tensors.write_weights(building / WEIGHTS, model)
+    files = _write_model(building, model, origin.family, origin.config, tokenizer)
     tensors.write_state(building / STATE, model, optimiser)
-    tokenizer.save(building / TOKENIZER)
-    config = {"family": origin.family, "config": dict(origin.config)}
-    atomic.write_json(building / CONFIG, config)
     atomic.write_json(building / STEP, {"step": step})
     about = {
         "family": origin.family,
@@ -184,8 +201,44 @@ def _write(
         "tokenizer_digest": tokenizer.digest,
     }
     failpoint("checkpoint_unmarked")
-    marker.write(building, about, FILES)
+    marker.write(building, about, [*files, STATE, STEP])
     failpoint("checkpoint_unplaced")
+
+
+def _write_model(
+    folder: Path,
+    model: nn.Module,
+    family: str,
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
+) -> list[str]:
+    """What rebuilds a model, and the same of each part that is kept nowhere else; the files' names."""
+    parts: Mapping[str, Part] = getattr(model, "handed_parts", {})
+    about: dict[str, Any] = {"family": family, "config": dict(config)}
+    if parts:
+        # Without the path: where a stage's checkpoint lay is no part of what this one holds.
+        about["parts"] = {
+            slot: asdict(replace(part.origin, path="")) for slot, part in parts.items()
+        }
+    tensors.write_weights(folder / WEIGHTS, model)
+    atomic.write_json(folder / CONFIG, about)
+    files = [WEIGHTS, CONFIG]
+    if tokenizer is not None:
+        tokenizer.save(folder / TOKENIZER)
+        files.append(TOKENIZER)
+    for slot, part in parts.items():
+        if part.origin.kind in _KEPT_INSIDE:
+            files += _write_part(folder, slot, part)
+    return files
+
+
+def _write_part(folder: Path, slot: str, part: Part) -> list[str]:
+    inside = folder / PARTS / slot
+    inside.mkdir(parents=True)
+    module: Any = part.module
+    name = next(name for name, made in MODELS.items() if type(module) is made)
+    written = _write_model(inside, module, name, module.config.to_dict(), part.tokenizer)
+    return [f"{PARTS}/{slot}/{file}" for file in written]
 
 
 def _describe(path: Path) -> Checkpoint:
@@ -215,17 +268,29 @@ def _retire(path: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def _build(path: Path, family: str) -> nn.Module:
+def _read_model(path: Path) -> nn.Module:
     about = _read_json(path / CONFIG)
-    if about["family"] != family:
-        problem = f'its family is "{about["family"]}", the marker says "{family}"'
-        raise CheckpointDamaged(path / CONFIG, problem)
     try:
-        made = FAMILIES[family]
-        model: nn.Module = made(made.Config(**about["config"]))
+        config = MODELS[about["family"]].Config(**about["config"])
+        parts = {
+            slot: _read_part(path, slot, PartOrigin(**saved))
+            for slot, saved in about.get("parts", {}).items()
+        }
+        model = build(about["family"], config, parts)
     except (UnknownName, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointDamaged):
+            raise
         raise CheckpointDamaged(path / CONFIG, f"this code cannot build it: {error}") from error
+    tensors.read_weights(path / WEIGHTS, model)
     return model
+
+
+def _read_part(path: Path, slot: str, origin: PartOrigin) -> Part:
+    if origin.kind not in _KEPT_INSIDE:
+        return find_part(slot, origin)
+    inside = path / PARTS / slot
+    tokenizer = Tokenizer.load(inside / TOKENIZER) if (inside / TOKENIZER).exists() else None
+    return Part(module=_read_model(inside), tokenizer=tokenizer, origin=origin)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def held(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
 def claim(folder: Path, job: Mapping[str, Any], *, begun: bool) -> None:
     """Write the job beside its checkpoints; if training has `begun`, check that it is the one written before.
 
-    Where things lie (`folder`, `shards`) may differ: a moved folder is the same run. Raises `JobChanged` otherwise.
+    Where things lie (`folder`, `shards`, a part's `path`) may differ: a moved folder is the same run. Raises `JobChanged` otherwise.
     """
     path = folder / JOB
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -77,6 +77,6 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str 
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             changed += _differences(old, new, f"{within}{key}.")
-        elif old != new and within + key not in ("folder", "shards"):
+        elif old != new and within + key not in ("folder", "shards") and key != "path":
             changed.append(f"{within}{key} was {old!r}, is {new!r}")
     return changed

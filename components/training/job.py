@@ -7,9 +7,9 @@ finished job returns at once. On a CPU the result is bit for bit that of a train
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from components.catalog import FAMILIES
+from components.abilities import Indexes, Learns
+from components.catalog import MODELS
 from components.config import ConfigError
 from components.data.batches import Batches, load_split
 from components.data.shards import open_shards, read_manifest
 from components.data.text import Tokenizer
 from components.failpoint import failpoint
-from components.records import BatchSpec, Checkpoint, Shards
+from components.models.parts import Origin, Part
+from components.records import BatchSpec, Checkpoint, Row, Shards
 from components.training import checkpoint, progress
-from components.training.checkpoint import Origin
+from components.training.building import build, find_part, random_part, starts
 from components.training.folder import JobChanged, claim, held
 from components.training.loop import LossOf, OnStep, fit
 from components.training.optimiser import adamw
@@ -47,12 +49,15 @@ class TrainingJob:
     """The run's own folder: checkpoints, progress, job.json."""
     split: str = "train"
     """The split it learns from, images and tokenizer both."""
+    parts: Mapping[str, Origin] = field(default_factory=dict)
+    """What its slots are handed."""
 
     def __post_init__(self) -> None:
         # A worker has another working directory, and JSON no tuples.
         object.__setattr__(self, "shards", Path(self.shards).absolute())
         object.__setattr__(self, "folder", Path(self.folder).absolute())
         object.__setattr__(self, "config", json.loads(json.dumps(dict(self.config))))
+        MODELS[self.family]
 
     @property
     def checkpoints(self) -> Path:
@@ -65,12 +70,23 @@ class TrainingJob:
         return self.folder / progress.FILE
 
     @property
+    def learns(self) -> bool:
+        """Whether it is trained; the others are built, in no step."""
+        return issubclass(MODELS[self.family], Learns)
+
+    @property
+    def steps(self) -> int:
+        """Steps until it is done."""
+        return self.plan.steps if self.learns else 0
+
+    @property
     def final(self) -> Path:
         """Where the checkpoint of the last step lies once the job is done."""
-        return checkpoint.place(self.checkpoints, self.plan.steps)
+        return checkpoint.place(self.checkpoints, self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
+        parts = {slot: asdict(origin) for slot, origin in self.parts.items()}
         return {
             "family": self.family,
             "config": dict(self.config),
@@ -78,12 +94,14 @@ class TrainingJob:
             "shards": str(self.shards),
             "folder": str(self.folder),
             "split": self.split,
+            **({"parts": parts} if parts else {}),
         }
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> TrainingJob:
         """The job that `to_dict` gave. Raises `ConfigError` for a plan that cannot work."""
-        return cls(**{**saved, "plan": TrainingPlan.from_dict(saved["plan"])})
+        parts = {slot: Origin(**origin) for slot, origin in saved.get("parts", {}).items()}
+        return cls(**{**saved, "plan": TrainingPlan.from_dict(saved["plan"]), "parts": parts})
 
     @classmethod
     def read(cls, path: Path) -> TrainingJob:
@@ -114,10 +132,13 @@ def run_job(
         resumed = checkpoint.latest(job.checkpoints)
         if rank == 0:
             claim(job.folder, job.to_dict(), begun=resumed is not None)
-        if resumed and resumed.step == job.plan.steps:
+        if resumed and resumed.step == job.steps:
             return resumed
         made = _make(job, resumed, _device(job.plan, device))
-        _train(job, made, rank, world, wrap or _unwrapped, on_step)
+        if job.learns:
+            _train(job, made, rank, world, wrap or _unwrapped, on_step)
+        elif rank == 0:
+            _index(job, made)
     if world > 1:
         torch.distributed.barrier()  # so that every worker finds what rank 0 wrote last
     return checkpoint.verify(job.final)
@@ -130,8 +151,7 @@ class _Made:
     shards: Shards
     tokenizer: Tokenizer
     model: nn.Module
-    optimiser: AdamW
-    origin: Origin
+    optimiser: AdamW | None
     start_step: int
     device: torch.device
 
@@ -139,30 +159,60 @@ class _Made:
 def _make(job: TrainingJob, resumed: Checkpoint | None, device: torch.device) -> _Made:
     shards = open_shards(job.shards)
     _check_same_shards(job, resumed, shards)
-    tokenizer = _tokenizer(job, shards, resumed)
-    family = FAMILIES[job.family]
-    config = family.Config(**{**job.config, "vocab_size": tokenizer.vocab_size})
+    family = MODELS[job.family]
+    rows = [row for row in read_manifest(shards) if row.sample.split == job.split]
+    parts, tokenizer = _parts(job, rows, resumed)
+    config = family.Config(**job.config).fitted(rows, tokenizer)
     torch.manual_seed(job.plan.seed)
-    model = family(config)
-    if resumed is None:
-        model.initialise()
+    model: Any = build(job.family, config, parts)
+    if resumed is None and job.learns:
+        model.initialise(parts) if starts(family) else model.initialise()
     model.to(device)
-    optimiser = adamw(model, job.plan)
+    optimiser = adamw(model, job.plan) if job.learns else None
     start_step = checkpoint.restore(resumed.path, model, optimiser) if resumed else 0
     return _Made(
         shards=shards,
         tokenizer=tokenizer,
         model=model,
         optimiser=optimiser,
-        origin=Origin(
-            family=job.family,
-            config=config.to_dict(),
-            seed=job.plan.seed,
-            shards_digest=shards.digest,
-        ),
         start_step=start_step,
         device=device,
     )
+
+
+def _parts(
+    job: TrainingJob, rows: Sequence[Row], resumed: Checkpoint | None
+) -> tuple[dict[str, Part], Tokenizer]:
+    """What the slots are handed, and the tokenizer: that of the slot the family reads with, else one of its own."""
+    found = {
+        slot: checkpoint.load_part(Path(origin.path), origin)
+        if origin.kind == "stage"
+        else find_part(slot, origin)
+        for slot, origin in job.parts.items()
+        if origin.kind != "random"
+    }
+    reads_with = found.get(getattr(MODELS[job.family], "TOKENIZER", None) or "")
+    if reads_with is not None and reads_with.tokenizer is not None:
+        tokenizer = reads_with.tokenizer
+    elif resumed:
+        tokenizer = checkpoint.load_tokenizer(resumed.path)
+    else:
+        captions = (caption for row in rows for caption in row.sample.captions)
+        tokenizer = Tokenizer.train(captions, job.plan.vocab_size)
+    invented = {
+        slot: random_part(slot, tokenizer)
+        for slot, origin in job.parts.items()
+        if origin.kind == "random"
+    }
+    return found | invented, tokenizer
+
+
+def _index(job: TrainingJob, made: _Made) -> None:
+    """What stands in for training where nothing is trained: one pass over the pairs, if the family keeps any."""
+    if isinstance(made.model, Indexes):
+        spec: BatchSpec = made.model.batch_spec()  # type: ignore[attr-defined]
+        made.model.build(load_split(made.shards, job.split, spec.image_px), made.tokenizer)
+    _save(job, made, 0)
 
 
 def _train(
@@ -210,19 +260,16 @@ def _save(job: TrainingJob, made: _Made, step: int) -> None:
         made.model,
         made.optimiser,
         tokenizer=made.tokenizer,
-        origin=made.origin,
+        origin=checkpoint.Origin(
+            family=job.family,
+            config=made.model.config.to_dict(),  # type: ignore[union-attr, operator]
+            seed=job.plan.seed,
+            shards_digest=made.shards.digest,
+        ),
         step=step,
     )
     failpoint("checkpoint_saved")
     checkpoint.sweep(job.checkpoints)
-
-
-def _tokenizer(job: TrainingJob, shards: Shards, resumed: Checkpoint | None) -> Tokenizer:
-    if resumed:
-        return checkpoint.load_tokenizer(resumed.path)
-    rows = [row for row in read_manifest(shards) if row.sample.split == job.split]
-    captions = (caption for row in rows for caption in row.sample.captions)
-    return Tokenizer.train(captions, job.plan.vocab_size)
 
 
 def _check_same_shards(job: TrainingJob, resumed: Checkpoint | None, shards: Shards) -> None:

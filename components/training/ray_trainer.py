@@ -85,7 +85,7 @@ def train(
         raise ConfigError(f'launcher="{launcher}" is none of {", ".join(get_args(Launcher))}.')
     follower = Follower(job.progress, on_line)
     done = latest(job.checkpoints)
-    if done and done.step == job.plan.steps:  # then no Ray is started to say so
+    if done and done.step == job.steps:  # then no Ray is started to say so
         claim(job.folder, job.to_dict(), begun=True)
     elif launcher == "inline":
         _run_inline(job, follower)

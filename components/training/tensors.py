@@ -18,7 +18,10 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def write_weights(file: Path, model: nn.Module) -> None:
-    """Every parameter and buffer; of tensors that are one (tied embeddings) the first name only."""
+    """Every parameter and buffer of its own; of tensors that are one (tied embeddings) the first name only.
+
+    What belongs to a part it was handed is not its own: `checkpoint.py` keeps parts apart.
+    """
     _write(file, _named(model))
 
 
@@ -43,13 +46,16 @@ def read_weights(file: Path, model: nn.Module) -> None:
             value.copy_(saved[name])
 
 
-def write_state(file: Path, model: nn.Module, optimiser: AdamW) -> None:
-    """AdamW's moments and step counts, as `<parameter>/<moment>`; a parameter without gradient has none."""
+def write_state(file: Path, model: nn.Module, optimiser: AdamW | None) -> None:
+    """AdamW's moments and step counts, as `<parameter>/<moment>`; a parameter without gradient has none.
+
+    A model that is built instead of trained has no optimiser, and its file is empty.
+    """
     state = {
         f"{name}/{moment}": optimiser.state[value][moment]
-        for name, value in _optimised(model, optimiser).items()
+        for name, value in (_optimised(model, optimiser).items() if optimiser else ())
         for moment in _MOMENTS
-        if value in optimiser.state
+        if optimiser and value in optimiser.state
     }
     _write(file, state)
 
@@ -73,12 +79,17 @@ def read_state(file: Path, model: nn.Module, optimiser: AdamW) -> None:
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
+    parts = getattr(model, "handed_parts", {}).values()
+    foreign = {
+        id(value) for part in parts for value in part.module.state_dict(keep_vars=True).values()
+    }
     first: dict[int, str] = {}
-    tensors = model.state_dict(
-        keep_vars=True
-    )  # the very parameters, so that tied ones are one object
+    # keep_vars: the very parameters, so that tied ones are one object
+    tensors = model.state_dict(keep_vars=True)
     return {
-        name: value for name, value in tensors.items() if first.setdefault(id(value), name) == name
+        name: value
+        for name, value in tensors.items()
+        if first.setdefault(id(value), name) == name and id(value) not in foreign
     }
 
 

@@ -18,7 +18,6 @@ from components.catalog import FAMILIES
 from components.data.text import Tokenizer
 from components.training import checkpoint, marker
 from components.training.checkpoint import (
-    FILES,
     CheckpointDamaged,
     CheckpointMissing,
     Origin,
@@ -288,6 +287,8 @@ optimiser = adamw(model, TrainingPlan())
 read_state(path / "state.safetensors", model, optimiser)
 origin = Origin(family=saved.family, config=model.config.to_dict(), seed=1, shards_digest="abc")
 import os
+
+FILES = (WEIGHTS, CONFIG, TOKENIZER, STATE, STEP)
 for limit in limits:
     child = os.fork()
     if child == 0:
