@@ -18,6 +18,11 @@ from components.catalog import FAMILIES
 from components.data.text import Tokenizer
 from components.training import checkpoint, marker
 from components.training.checkpoint import (
+    CONFIG,
+    STATE,
+    STEP,
+    TOKENIZER,
+    WEIGHTS,
     CheckpointDamaged,
     CheckpointMissing,
     Origin,
@@ -34,6 +39,7 @@ from components.training.marker import MARKER
 from components.training.optimiser import adamw
 from components.training.plan import TrainingPlan
 
+FILES = (WEIGHTS, CONFIG, TOKENIZER, STATE, STEP)
 PLAN = TrainingPlan(steps=2, batch_size=8, warmup_steps=0)
 TINY = {"image_px": 32, "vision_widths": (8, 16), "width": 32, "heads": 2}
 
