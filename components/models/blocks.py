@@ -44,11 +44,18 @@ class SelfAttention(nn.Module):
         self.outward = nn.Linear(width, width)
 
     def forward(
-        self, x_BTD: Tensor, past: KeysValues | None = None, *, causal: bool = False
+        self,
+        x_BTD: Tensor,
+        past: KeysValues | None = None,
+        *,
+        causal: bool = False,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """The attended sequence, and keys and values up to its end.
 
-        With `past` the input holds exactly one token a row, which may see all of the past, so no mask is needed.
+        With `past` and without a mask the input holds exactly one token a row, which may see all of the past.
+
+        mask: bool, True where a token (last but one dimension) may read a column (last); it replaces `causal`.
         """
         query, key, value = (
             split_heads(part, self.heads) for part in self.inward(x_BTD).chunk(3, -1)
@@ -60,8 +67,9 @@ class SelfAttention(nn.Module):
             query,
             key,
             value,
+            attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal and past is None,
+            is_causal=causal and past is None and mask is None,
         )
         return self.outward(merge_heads(mixed)), KeysValues(key, value)
 
@@ -86,15 +94,24 @@ class CrossAttention(nn.Module):
         )
         return KeysValues(key, value)
 
-    def forward(self, x_BTD: Tensor, memory: KeysValues) -> Tensor:
-        """(B, T, out_width): every token looks at the whole memory of its row."""
+    def forward(self, x_BTD: Tensor, memory: KeysValues, mask_BN: Tensor | None = None) -> Tensor:
+        """(B, T, out_width): every token looks at the memory of its row.
+
+        mask_BN: bool, False for places of the memory that nobody may see; all may be seen by default.
+        """
         mixed = F.scaled_dot_product_attention(
             split_heads(self.query(x_BTD), self.heads),
             memory.keys,
             memory.values,
+            attn_mask=_for_every_query(mask_BN),
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.outward(merge_heads(mixed))
+
+
+def _for_every_query(mask_BN: Tensor | None) -> Tensor | None:
+    """A mask over what is looked at, the same for every head and every token that looks."""
+    return None if mask_BN is None else mask_BN[:, None, None, :]
 
 
 class QuickGELU(nn.Module):
@@ -120,6 +137,34 @@ class PreNormBlock(nn.Module):
         attended, _ = self.attention(self.norm_attention(x_BTD), causal=causal)
         x_BTD = x_BTD + attended
         return x_BTD + self.layers(self.norm_layers(x_BTD))
+
+
+class PostNormBlock(nn.Module):
+    """Transformer block that normalises after each sum, as the first Transformer and BERT do."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        inner: int,
+        dropout: float = 0.0,
+        eps: float = 1e-5,
+        bend: type[nn.Module] = nn.GELU,
+    ) -> None:
+        """inner: width between its two layers. bend: the activation there."""
+        super().__init__()
+        self.attention = SelfAttention(width, heads, dropout=dropout)
+        self.norm_attention = nn.LayerNorm(width, eps=eps)
+        self.layers = nn.Sequential(nn.Linear(width, inner), bend(), nn.Linear(inner, width))
+        self.norm_layers = nn.LayerNorm(width, eps=eps)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """mask_BT: bool, False for padding, which nobody sees; what stands there itself is of no meaning."""
+        attended, _ = self.attention(x_BTD, mask_BT=mask_BT)
+        x_BTD = self.norm_attention(x_BTD + self.drop(attended))
+        return self.norm_layers(x_BTD + self.drop(self.layers(x_BTD)))
 
 
 def initialise_block(block: PreNormBlock, *, width: int, layers: int) -> None:
