@@ -49,6 +49,23 @@ def info_nce(
     ) / 2
 
 
+def simctg(hidden_BTD: Tensor, mask_BT: Tensor, margin: float) -> Tensor:
+    """Mean over pairs of different tokens of one text of `max(0, margin - (1 - cos))`, at least 0; SimCTG's loss.
+
+    Su et al. 2022, arXiv:2202.06417, equation 2. hidden_BTD: last-layer states. mask_BT: bool, True where a token counts.
+    Texts of one token have no pair; with none at all it is 0.
+
+    >>> same = torch.ones(1, 3, 4)
+    >>> simctg(same, torch.ones(1, 3).bool(), 0.5).item()
+    0.5
+    """
+    unit_BTD = F.normalize(hidden_BTD, dim=-1)
+    short_BTT = (margin - 1 + unit_BTD @ unit_BTD.transpose(1, 2)).clamp(min=0)
+    itself = torch.eye(mask_BT.shape[1], dtype=torch.bool, device=mask_BT.device)
+    pair_BTT = mask_BT[:, :, None] & mask_BT[:, None, :] & ~itself
+    return (short_BTT * pair_BTT).sum() / pair_BTT.sum().clamp(min=1)
+
+
 def same_group(groups_B: Tensor | None, every_group_N: Tensor | None, offset: int) -> Tensor | None:
     """(B, N) bool, True where a column is a double of the row; never at the row's own column `offset + i`."""
     if groups_B is None or every_group_N is None:

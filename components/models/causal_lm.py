@@ -1,0 +1,320 @@
+"""A causal language model behind one interface, whatever its layout; trained on texts it is the stage "lm".
+
+GPT-2 (Radford et al. 2019), OPT (arXiv:2205.01068), GPT-NeoX/Pythia (arXiv:2304.01373) and LLaMA (arXiv:2302.13971),
+as `transformers` builds them. The margin loss is SimCTG's (Su et al. 2022, arXiv:2202.06417).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from components.config import Config, ConfigError
+from components.models.blocks import KeysValues
+from components.models.lm_layouts import build, layout_of, sizes_of
+from components.objectives.contrastive import simctg
+from components.objectives.language import token_cross_entropy
+from components.records import Batch, BatchSpec, Loss
+
+if TYPE_CHECKING:
+    from components.data.text import Tokenizer
+    from components.records import Row
+
+
+class ContextTooLong(ValueError):
+    """More tokens than the language model has positions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalLmConfig(Config):
+    """What a language model is made of; the defaults are the tiny preset."""
+
+    layout: Literal["gpt2", "opt", "gpt_neox", "llama"] = "gpt2"
+    """Which kind of model, by its `model_type` in transformers."""
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    positions: int = 160
+    """Tokens the model can read at once: a prompt with images, demonstrations and questions must fit."""
+    max_tokens: int = 64
+    """Longest text it learns from, with `<bos>` and `<eos>`."""
+    bos_id: int = 1
+    eos_id: int | None = None
+    """None: the last entry of the vocabulary, where our tokenizers have it."""
+    pad_id: int = 0
+    dropout: float = 0.0
+    """Share of activations dropped in training, in [0, 1)."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """All else of a transformers configuration, by its names there."""
+    texts: str = "documents"
+    """Which texts it learns from: a name in `components/data/texts.py`."""
+    simctg_margin: float = 0.0
+    """SimCTG's rho: states of different tokens are pushed until their cosine is below 1 - rho; 0 is off, MAGIC's 0.5."""
+    random_offsets: bool = True
+    """Texts start at a random position, so that every position is learnt where a prefix will later move the words."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(
+                f"width={self.width} is not a multiple of heads={self.heads}; "
+                "choose a number of heads that divides it."
+            )
+        if self.max_tokens > self.positions:
+            raise ConfigError(
+                f"max_tokens={self.max_tokens} is more than positions={self.positions}; "
+                "a text that is learnt from must fit into the context."
+            )
+        if not 0 <= self.dropout < 1 or not 0 <= self.simctg_margin <= 2:
+            raise ConfigError(
+                f"dropout={self.dropout} must be in [0, 1), simctg_margin={self.simctg_margin} in [0, 2]."
+            )
+
+    def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
+        """With the tokenizer's vocabulary and special ids."""
+        return replace(
+            self,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+        )
+
+    @classmethod
+    def small(cls) -> Self:
+        """Half as deep and wide as the paper's, to be trained on one GPU."""
+        return cls(width=384, layers=6, heads=6, positions=512, max_tokens=128, dropout=0.1)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """GPT-2, 124 M parameters; its vocabulary has one special, which is all three ids."""
+        return cls(
+            width=768, layers=12, heads=12, positions=1024, max_tokens=1024, dropout=0.1,
+            vocab_size=50257, bos_id=50256, eos_id=50256, pad_id=50256, random_offsets=False,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """What a language model remembers of the tokens read; no call changes it."""
+
+    layers: tuple[KeysValues, ...]
+    mask_BT: Tensor
+    """bool: False where a row was padded."""
+    next_B: Tensor
+    """int64: the position of each row's next token."""
+
+    @property
+    def length(self) -> int:
+        """Tokens read so far, padding counted."""
+        return self.mask_BT.shape[1]
+
+    def repeat(self, times: int) -> KvCache:
+        """Each row `times` times, side by side."""
+        rows = torch.arange(len(self.next_B), device=self.next_B.device)
+        return self.reorder(rows.repeat_interleave(times))
+
+    def reorder(self, index_N: Tensor) -> KvCache:
+        """Row i becomes what row index_N[i] was."""
+        layers = tuple(layer.select(index_N) for layer in self.layers)
+        return KvCache(layers, self.mask_BT[index_N], self.next_B[index_N])
+
+
+class CausalLm(nn.Module):
+    """Learns to continue texts, and lets others read and write through embeddings, states and a cache."""
+
+    Config: ClassVar[type[CausalLmConfig]] = CausalLmConfig
+
+    def __init__(self, config: CausalLmConfig, model: nn.Module | None = None) -> None:
+        """model: a transformers model of this config's layout; by default one with random weights."""
+        super().__init__()
+        self.config = config
+        layout = layout_of(config.layout)
+        self.model = model if model is not None else _random(config)
+        self._trunk, self._blocks = layout.trunk, layout.blocks
+        self.width: int = self.model.get_input_embeddings().embedding_dim
+        self.vocab_size = config.vocab_size
+        self.bos_id, self.pad_id = config.bos_id, config.pad_id
+        self.eos_id = config.vocab_size - 1 if config.eos_id is None else config.eos_id
+        self.max_positions = config.positions if layout.absolute else None
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The model's layers in order."""
+        blocks = self.model.get_submodule(self._blocks)
+        assert isinstance(blocks, nn.ModuleList), "a layout names the list of layers"
+        return blocks
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """Token ids -> (B, T, width), positions not yet added."""
+        return self.model.get_input_embeddings()(tokens_BT)
+
+    def run(
+        self,
+        inputs_BTD: Tensor,
+        *,
+        past: KvCache | None = None,
+        positions_BT: Tensor | None = None,
+        mask_BT: Tensor | None = None,
+    ) -> tuple[Tensor, KvCache]:
+        """Embeddings -> (hidden_BTD after the final norm, the cache with them in it).
+
+        positions_BT: of the inputs; by default they go on from the past, and padding takes none, so that a row padded
+            on the left reads as it does alone.
+        mask_BT: bool over past and inputs together, False where a row is padded; the cache remembers it.
+        Raises ContextTooLong for a position that does not exist.
+        """
+        from transformers.cache_utils import DynamicCache
+
+        rows, new = inputs_BTD.shape[:2]
+        mask_BT = _whole_mask(mask_BT, past, inputs_BTD)
+        new_mask_BT = mask_BT[:, -new:]
+        if positions_BT is None:
+            first_B1 = past.next_B[:, None] if past else 0
+            positions_BT = (new_mask_BT.cumsum(1) - 1).clamp(min=0) + first_B1
+        self._refuse_beyond(positions_BT)
+        out = self.model.get_submodule(self._trunk)(
+            inputs_embeds=inputs_BTD,
+            attention_mask=mask_BT.long(),
+            position_ids=positions_BT,
+            past_key_values=DynamicCache(past.layers) if past else DynamicCache(),
+            use_cache=True,
+        )
+        layers = tuple(KeysValues(kept[0], kept[1]) for kept in out.past_key_values)
+        next_B = positions_BT.max(dim=1).values + 1
+        return out.last_hidden_state, KvCache(layers, mask_BT, next_B.expand(rows))
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """States -> (..., vocab_size)."""
+        return self.model.get_output_embeddings()(hidden_BTD)
+
+    def encode_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """(B, width): the mean of each text's states, not normalised."""
+        mask_BT = _real(tokens_BT, lengths_B)
+        hidden_BTD, _ = self.run(self.embed(tokens_BT), mask_BT=mask_BT)
+        return (hidden_BTD * mask_BT[..., None]).sum(1) / lengths_B[:, None]
+
+    def batch_spec(self) -> BatchSpec:
+        config = self.config
+        return BatchSpec(image_px=0, max_tokens=config.max_tokens, texts=config.texts)
+
+    def initialise(self) -> None:
+        """Nothing: it starts from random weights."""
+
+    def loss(self, batch: Batch) -> Loss:
+        """Mean of minus log p of each token that is not given, in nats, and SimCTG's margin loss if it is asked for."""
+        tokens_BT = batch.tokens_BT[:, : int(batch.lengths_B.max())]
+        inputs_BTD = self.embed(tokens_BT[:, :-1])
+        hidden_BTD, _ = self.run(inputs_BTD, positions_BT=self._offset(inputs_BTD))
+        # Padding stands after every word, so causal order alone hides it.
+        place_T = torch.arange(1, tokens_BT.shape[1], device=tokens_BT.device)
+        learnt_BT = (place_T >= batch.prompts_B[:, None]) & (place_T < batch.lengths_B[:, None])
+        words = token_cross_entropy(self.logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT])
+        if not self.config.simctg_margin:
+            return Loss(words, {"words": words.detach()})
+        read_BT = place_T <= batch.lengths_B[:, None] - 1
+        margin = simctg(hidden_BTD, read_BT, self.config.simctg_margin)
+        return Loss(words + margin, {"words": words.detach(), "simctg": margin.detach()})
+
+    def param_groups(self) -> Sequence[Mapping[str, Any]]:
+        """Matrices decay; gains and biases do not."""
+        params = [param for param in self.parameters() if param.requires_grad]
+        groups = (
+            ("matrices", [param for param in params if param.ndim >= 2], True),
+            ("vectors", [param for param in params if param.ndim < 2], False),
+        )
+        return [
+            {"name": name, "params": params, "lr_scale": 1.0, "weight_decay": decay}
+            for name, params, decay in groups
+            if params
+        ]
+
+    def after_step(self) -> None:
+        """Nothing to clamp."""
+
+    def _offset(self, inputs_BTD: Tensor) -> Tensor | None:
+        rows, length = inputs_BTD.shape[:2]
+        free = self.config.positions - length
+        if not self.config.random_offsets or not self.training or free <= 0:
+            return None
+        start_B1 = torch.randint(free + 1, (rows, 1), device=inputs_BTD.device)
+        return start_B1 + torch.arange(length, device=inputs_BTD.device)
+
+    def _refuse_beyond(self, positions_BT: Tensor) -> None:
+        last = None if self.max_positions is None else int(positions_BT.max())
+        if last is not None and last >= self.max_positions:
+            raise ContextTooLong(
+                f"Position {last + 1}, and this language model has {self.max_positions}; ask for fewer tokens, "
+                "demonstrations or prefix tokens, or train a language model with more `positions`."
+            )
+
+
+def require_fit(lm: Any, tokenizer: Tokenizer) -> None:
+    """Raise ConfigError unless this language model reads what this tokenizer writes."""
+    names = ("bos_id", "eos_id", "pad_id")
+    ours, theirs = ([getattr(owner, name) for name in names] for owner in (lm, tokenizer))
+    if ours != theirs or tokenizer.vocab_size > lm.vocab_size:
+        raise ConfigError(
+            f"The language model has {lm.vocab_size} tokens and <bos>, <eos>, <pad> = {ours}; the tokenizer has "
+            f"{tokenizer.vocab_size} and {theirs}. Take the tokenizer the language model was trained with."
+        )
+
+
+def read_folder(path: Path) -> CausalLm:
+    """The language model in a local folder of transformers' layout, from safetensors alone; no code of it is run.
+
+    Special ids it does not name are those of its `<eos>`. Raises ConfigError for a folder that is something else.
+    """
+    from transformers import AutoConfig
+
+    try:
+        theirs = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        model = layout_of(theirs.model_type).model_class().from_pretrained(
+            path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} holds no language model that can be read ({error}). It needs config.json of a known layout and "
+            "model.safetensors."
+        ) from error
+    eos = theirs.eos_token_id[0] if isinstance(theirs.eos_token_id, list) else theirs.eos_token_id
+    ids = {
+        "eos_id": eos,
+        "bos_id": eos if theirs.bos_token_id is None else theirs.bos_token_id,
+        "pad_id": eos if theirs.pad_token_id is None else theirs.pad_token_id,
+    }
+    sizes = sizes_of(theirs.model_type, theirs)
+    longest = min(sizes["positions"], CausalLmConfig.max_tokens)
+    config = CausalLmConfig(layout=theirs.model_type, max_tokens=longest, **ids, **sizes)
+    return CausalLm(config, model).eval()
+
+
+def _random(config: CausalLmConfig) -> nn.Module:
+    last = config.vocab_size - 1
+    return build(
+        config.layout,
+        {name: getattr(config, name) for name in ("width", "layers", "heads", "positions")},
+        {
+            "bos": config.bos_id,
+            "eos": last if config.eos_id is None else config.eos_id,
+            "pad": config.pad_id,
+        },
+        vocab_size=config.vocab_size,
+        dropout=config.dropout,
+        settings=config.settings,
+    )
+
+
+def _whole_mask(mask_BT: Tensor | None, past: KvCache | None, inputs_BTD: Tensor) -> Tensor:
+    if mask_BT is not None:
+        return mask_BT.bool()
+    new_BT = torch.ones(inputs_BTD.shape[:2], dtype=torch.bool, device=inputs_BTD.device)
+    return torch.cat([past.mask_BT, new_BT], dim=1) if past else new_BT
+
+
+def _real(tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    return torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B[:, None]
