@@ -103,13 +103,13 @@ class CrossAttention(nn.Module):
             split_heads(self.query(x_BTD), self.heads),
             memory.keys,
             memory.values,
-            attn_mask=_for_every_query(mask_BN),
+            attn_mask=for_every_query(mask_BN),
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.outward(merge_heads(mixed))
 
 
-def _for_every_query(mask_BN: Tensor | None) -> Tensor | None:
+def for_every_query(mask_BN: Tensor | None) -> Tensor | None:
     """A mask over what is looked at, the same for every head and every token that looks."""
     return None if mask_BN is None else mask_BN[:, None, None, :]
 
@@ -162,7 +162,7 @@ class PostNormBlock(nn.Module):
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         """mask_BT: bool, False for padding, which nobody sees; what stands there itself is of no meaning."""
-        attended, _ = self.attention(x_BTD, mask_BT=mask_BT)
+        attended, _ = self.attention(x_BTD, mask=for_every_query(mask_BT))
         x_BTD = self.norm_attention(x_BTD + self.drop(attended))
         return self.norm_layers(x_BTD + self.drop(self.layers(x_BTD)))
 
