@@ -293,8 +293,6 @@ optimiser = adamw(model, TrainingPlan())
 read_state(path / "state.safetensors", model, optimiser)
 origin = Origin(family=saved.family, config=model.config.to_dict(), seed=1, shards_digest="abc")
 import os
-
-FILES = (WEIGHTS, CONFIG, TOKENIZER, STATE, STEP)
 for limit in limits:
     child = os.fork()
     if child == 0:
