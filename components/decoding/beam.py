@@ -5,6 +5,7 @@ Whole prefixes move when beams are re-ordered: VirTex v1.2 mended a search that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,11 +25,13 @@ def beam(
     *,
     eos_id: int,
     max_tokens: int,
+    prompts: Sequence[Sequence[int]] | None = None,
     beams: int = 5,
     length_penalty: float = 1.0,
 ) -> list[list[int]]:
-    """The best ids for each image, without `<bos>` and `<eos>`; at most `max_tokens`, `<eos>` counted.
+    """The best ids for each image, without `<bos>`, prompt and `<eos>`; at most `max_tokens`, `<eos>` counted.
 
+    prompts: the ids after `<bos>` that each image's text begins with; they count neither as score nor as length.
     beams: texts kept alive for each image, at least 1 (then it is greedy).
     length_penalty: alpha, at least 0; 0 compares sums, and larger ones favour longer texts.
     Raises ValueError for either out of range, BadLogits for NaN. The model should be in eval mode.
@@ -37,14 +40,14 @@ def beam(
         raise ValueError(
             f"beams={beams} must be at least 1, length_penalty={length_penalty} at least 0."
         )
-    state, logits_BV = model.prefill(pixels_BCHW, keys_B)
+    state, logits_BV, _ = model.prefill(pixels_BCHW, keys_B, prompts)
     search = Search(logits_BV, beams, eos_id, max_tokens, length_penalty)
     state, logits_NV = state.repeat(beams), logits_BV.repeat_interleave(beams, dim=0)
     while True:
         index_N, words_N = search.extend(log_probabilities(logits_NV))
         if search.over:
             return search.best()
-        state, logits_NV = model.step(state.reorder(index_N), words_N)
+        state, logits_NV, _ = model.step(state.reorder(index_N), words_N)
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,16 +19,18 @@ def greedy(
     *,
     eos_id: int,
     max_tokens: int,
+    prompts: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
-    """The ids written for each image, without `<bos>` and `<eos>`; at most `max_tokens`, `<eos>` counted.
+    """The ids written for each image, without `<bos>`, prompt and `<eos>`; at most `max_tokens`, `<eos>` counted.
 
+    prompts: the ids after `<bos>` that each image's text begins with.
     Raises BadLogits. The model should be in eval mode.
     """
-    state, logits_BV = model.prefill(pixels_BCHW, keys_B)
+    state, logits_BV, _ = model.prefill(pixels_BCHW, keys_B, prompts)
     written = [log_probabilities(logits_BV).argmax(dim=-1)]
     ended_B = written[0] == eos_id
     while len(written) < max_tokens and not bool(ended_B.all()):
-        state, logits_BV = model.step(state, written[-1])
+        state, logits_BV, _ = model.step(state, written[-1])
         written.append(log_probabilities(logits_BV).argmax(dim=-1))
         ended_B = ended_B | (written[-1] == eos_id)
     return [until(row, eos_id) for row in torch.stack(written, dim=1).tolist()]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from components.config import Config, ConfigError
 from components.models.backbones import VisionShape, build_vision
 from components.models.blocks import CrossAttention, KeysValues, SelfAttention
+from components.models.prompts import Prompts, given, positions, readable
 from components.objectives.language import flipped, token_cross_entropy, two_way
 from components.records import Batch, BatchSpec, Loss
 
@@ -92,10 +93,14 @@ class DecoderLayer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(
-        self, x_BTD: Tensor, image: KeysValues, past: KeysValues | None = None
+        self,
+        x_BTD: Tensor,
+        image: KeysValues,
+        past: KeysValues | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """The next representation, and this layer's keys and values of the words."""
-        seen, kept = self.words(x_BTD, past, causal=True)
+        seen, kept = self.words(x_BTD, past, causal=True, mask=mask)
         x_BTD = self.norms[0](x_BTD + self.drop(seen))
         # Rows of one image stand side by side: as queries of one sequence they read its keys and values uncopied.
         grouped = x_BTD.reshape(len(image.keys), -1, x_BTD.shape[-1])
@@ -114,14 +119,15 @@ class WordsAndPlaces(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-8)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, tokens_BT: Tensor, start: int = 0) -> Tensor:
+    def forward(self, tokens_BT: Tensor, start: int = 0, padding_B: Tensor | None = None) -> Tensor:
         end = start + tokens_BT.shape[1]
         if end > self.places.num_embeddings:
             raise TextTooLong(
                 f"{end} tokens, and the model has {self.places.num_embeddings} positions; "
                 "raise max_tokens in the family's config, or ask the decoder for fewer."
             )
-        x_BTD = self.words(tokens_BT) + self.places.weight[start:end]
+        places_BT = positions(padding_B, start, tokens_BT.shape[1], tokens_BT.device)
+        x_BTD = self.words(tokens_BT) + self.places(places_BT)
         return self.drop(self.norm(x_BTD)) * (tokens_BT != PAD_ID).unsqueeze(-1)
 
 
@@ -133,32 +139,35 @@ class Written:
     """A layer each; one row an image."""
     words: tuple[KeysValues, ...]
     """A layer each; one row a text, rows of one image side by side."""
+    padding_N: Tensor | None = None
+    """Leading columns of each row that hold padding; None if none do."""
 
     @property
     def length(self) -> int:
-        """Tokens read so far, `<bos>` counted."""
-        return self.words[0].keys.shape[2]
+        """Tokens read so far, padding and `<bos>` counted."""
+        return self.words[0].keys.shape[2] if self.words else 0
 
     def repeat(self, times: int) -> Written:
         """Each row `times` times, side by side; the images are not copied."""
         rows = torch.arange(len(self.words[0].keys), device=self.words[0].keys.device)
-        return Written(
-            self.images, tuple(kept.select(rows.repeat_interleave(times)) for kept in self.words)
-        )
+        return self._rows(self.images, rows.repeat_interleave(times))
 
     def reorder(self, index_N: Tensor) -> Written:
-        """Row i becomes what row index_N[i] was. Whole images may be dropped or moved, never interleaved."""
-        a_piece = len(self.words[0].keys) // len(self.images[0].keys)
-        image_of_BK = (index_N // a_piece).view(-1, a_piece)
-        if not torch.equal(image_of_BK, image_of_BK[:, :1].expand_as(image_of_BK)):
-            raise IndexError(
-                f"Rows of one image must stay side by side, {a_piece} each; got {index_N.tolist()}."
-            )
-        images, image_of_B = self.images, image_of_BK[:, 0]
-        in_place = torch.arange(len(images[0].keys), device=image_of_B.device)
-        if not torch.equal(image_of_B, in_place):
-            images = tuple(image.select(image_of_B) for image in images)
-        return Written(images, tuple(kept.select(index_N) for kept in self.words))
+        """Row i becomes what row index_N[i] was; rows may be dropped."""
+        images = self.images
+        of_image_N = index_N // (len(self.words[0].keys) // len(images[0].keys))
+        image_B, rows_B = torch.unique_consecutive(of_image_N, return_counts=True)
+        if bool((rows_B != rows_B[0]).any()):
+            image_B = of_image_N  # rows of one image no longer stand side by side, as many each: each has its own
+        in_place = torch.arange(len(images[0].keys), device=image_B.device)
+        if not torch.equal(image_B, in_place):
+            images = tuple(image.select(image_B) for image in images)
+        return self._rows(images, index_N)
+
+    def _rows(self, images: tuple[KeysValues, ...], index_N: Tensor) -> Written:
+        words = tuple(kept.select(index_N) for kept in self.words)
+        padding_N = self.padding_N if self.padding_N is None else self.padding_N[index_N]
+        return Written(images, words, padding_N)
 
 
 class VirTex(nn.Module):
@@ -209,16 +218,24 @@ class VirTex(nn.Module):
         total = two_way(forward, backward)
         return Loss(total, {"forward": forward.detach(), "backward": backward.detach()})
 
-    def prefill(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Written, Tensor]:
-        """Read the images and `<bos>`: (state, logits_BV of the first word)."""
+    def prefill(
+        self, pixels_BCHW: Tensor, keys_B: Tensor | None = None, prompts: Prompts = None
+    ) -> tuple[Written, Tensor, Tensor]:
+        """Read the images, `<bos>` and the prompts: (state, logits_BV of the first word, hidden_BTD)."""
         memory_BND = self._memory(pixels_BCHW, keys_B)
         images = tuple(layer.image.read(memory_BND) for layer in self.forward_layers)
-        bos_B1 = torch.full((len(memory_BND), 1), BOS_ID, device=memory_BND.device)
-        return self._read(images, None, bos_B1, start=0)
+        start = given(
+            prompts, len(memory_BND), bos_id=BOS_ID, pad_id=PAD_ID, device=memory_BND.device
+        )
+        state, logits_BV, hidden_BTD = self._read(
+            Written(images, (), start.padding_B), start.tokens_BT
+        )
+        return state, logits_BV, start.hide_padding(hidden_BTD)
 
-    def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor]:
-        """Append one token to every row: (state, logits_NV of the next)."""
-        return self._read(state.images, state.words, tokens_N[:, None], start=state.length)
+    def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor, Tensor]:
+        """Append one token to every row: (state, logits_NV of the next, hidden_ND)."""
+        state, logits_NV, hidden_N1D = self._read(state, tokens_N[:, None])
+        return state, logits_NV, hidden_N1D[:, 0]
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
         """The image tower at its own rate; words, where only norms and biases of embedding and layers do not decay."""
@@ -256,19 +273,18 @@ class VirTex(nn.Module):
         # Logits only where a word is predicted: over padding they would cost half of the step at a real vocabulary.
         return token_cross_entropy(self.output(x_BTD[real_BT]), labels_BT[real_BT])
 
-    def _read(
-        self,
-        images: tuple[KeysValues, ...],
-        words: tuple[KeysValues, ...] | None,
-        tokens_N1: Tensor,
-        *,
-        start: int,
-    ) -> tuple[Written, Tensor]:
-        x_N1D, kept = self.embedding(tokens_N1, start), []
-        for number, (layer, image) in enumerate(zip(self.forward_layers, images, strict=True)):
-            x_N1D, keys_values = layer(x_N1D, image, words[number] if words else None)
+    def _read(self, state: Written, tokens_NT: Tensor) -> tuple[Written, Tensor, Tensor]:
+        start, kept = state.length, []
+        mask = readable(state.padding_N, tokens_NT.shape[1], start + tokens_NT.shape[1])
+        x_NTD = self.embedding(tokens_NT, start, state.padding_N)
+        for number, (layer, image) in enumerate(
+            zip(self.forward_layers, state.images, strict=True)
+        ):
+            past = state.words[number] if state.words else None
+            x_NTD, keys_values = layer(x_NTD, image, past, mask)
             kept.append(keys_values)
-        return Written(images, tuple(kept)), self.output(x_N1D[:, -1])
+        written = Written(state.images, tuple(kept), state.padding_N)
+        return written, self.output(x_NTD[:, -1]), x_NTD
 
 
 def _spared(name: str) -> bool:

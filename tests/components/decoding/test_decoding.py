@@ -230,15 +230,16 @@ class Branching:
     def __init__(self, first: list[float]) -> None:
         self.first = first
 
-    def prefill(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Prefixes, Tensor]:
+    def prefill(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None, prompts=None):
         empty = torch.empty((len(pixels_BCHW), 0), dtype=torch.long)
-        return Prefixes(pixels_BCHW, empty), torch.tensor([self.first] * len(pixels_BCHW))
+        hidden = torch.zeros(len(pixels_BCHW), 1, 1)
+        return Prefixes(pixels_BCHW, empty), torch.tensor([self.first] * len(pixels_BCHW)), hidden
 
-    def step(self, state: Prefixes, tokens_N: Tensor) -> tuple[Prefixes, Tensor]:
+    def step(self, state: Prefixes, tokens_N: Tensor):
         grown = torch.cat([state.words, tokens_N[:, None]], dim=1)
         ends = [-9.0, -9.0, -9.0, 3.0]
         rows = [self.LOGITS.get(tuple(row), ends) for row in grown.tolist()]
-        return Prefixes(state.images, grown), torch.tensor(rows)
+        return Prefixes(state.images, grown), torch.tensor(rows), torch.zeros(len(rows), 1)
 
 
 def test_beams_move_with_their_whole_prefix() -> None:

@@ -1,0 +1,79 @@
+"""Texts that begin with given words, as the rectangle a captioner reads: short ones are padded on the left.
+
+On the left, so that the next word of every row follows the last column. Positions count each row's own tokens, and
+padding is read by nobody, so a row writes what it would write alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Prompts = Sequence[Sequence[int]] | None
+"""Token ids after `<bos>` that each row's text begins with; None: none does."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What stands before the first written word."""
+
+    tokens_BT: Tensor
+    """int64: `<pad> … <bos> words`, without `<eos>`."""
+    padding_B: Tensor | None
+    """int64: leading `<pad>` of each row; None if no row has any."""
+
+    @property
+    def positions_BT(self) -> Tensor:
+        """Place of each token in its own text, from 0 at `<bos>`; 0 at padding too."""
+        return positions(self.padding_B, 0, self.tokens_BT.shape[1], self.tokens_BT.device).expand(
+            len(self.tokens_BT), -1
+        )
+
+    def hide_padding(self, hidden_BTD: Tensor) -> Tensor:
+        """Hidden states with zeros at padding, as `Captions.prefill` returns them."""
+        if self.padding_B is None:
+            return hidden_BTD
+        column_T = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device)
+        return hidden_BTD * (column_T >= self.padding_B[:, None]).unsqueeze(-1)
+
+
+def given(prompts: Prompts, rows: int, *, bos_id: int, pad_id: int, device: Any) -> Given:
+    """`<bos>` and each row's prompt, padded on the left to the longest.
+
+    Raises ValueError unless there is one prompt a row.
+    """
+    prompts = [()] * rows if prompts is None else prompts
+    if len(prompts) != rows:
+        raise ValueError(f"{len(prompts)} prompts for {rows} images; give each image one.")
+    longest = max(map(len, prompts), default=0)
+    padding = [longest - len(prompt) for prompt in prompts]
+    texts = [
+        [pad_id] * pad + [bos_id, *prompt] for pad, prompt in zip(padding, prompts, strict=True)
+    ]
+    padding_B = torch.tensor(padding, device=device) if any(padding) else None
+    return Given(torch.tensor(texts, dtype=torch.long, device=device), padding_B)
+
+
+def positions(padding_N: Tensor | None, start: int, count: int, device: Any) -> Tensor:
+    """Place in its own text of each of `count` columns from column `start` on: (N, count), or (1, count) unpadded."""
+    column_T = torch.arange(start, start + count, device=device)
+    if padding_N is None:
+        return column_T[None]
+    return (column_T - padding_N[:, None]).clamp(min=0)
+
+
+def readable(padding_N: Tensor | None, queries: int, keys: int) -> Tensor | None:
+    """Which of `keys` columns each of the last `queries` may read: bool (N, 1, queries, keys); None if no row is padded.
+
+    Causal, and without padding; but padding reads itself, since a softmax over nothing is NaN and would spread.
+    """
+    if padding_N is None:
+        return None
+    column_S = torch.arange(keys, device=padding_N.device)
+    asking_Q1 = column_S[keys - queries :, None]
+    real_N1S = (column_S >= padding_N[:, None])[:, None]
+    return ((column_S <= asking_Q1) & real_N1S | (column_S == asking_Q1))[:, None]
