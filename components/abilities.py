@@ -56,7 +56,7 @@ class DecoderState(Protocol):
         """Each row `times` times, rows of one image side by side."""
 
     def reorder(self, index_N: Tensor) -> Self:
-        """Row i becomes what row index_N[i] was: whole prefixes move."""
+        """Row i becomes what row index_N[i] was: whole prefixes move, and rows nobody names are dropped."""
 
 
 @runtime_checkable
@@ -74,7 +74,8 @@ class Captions(Protocol):
     ) -> tuple[Any, Tensor, Tensor]:
         """Read the images and how each text starts: (state, logits_BV of the next word, hidden_BTD of what was read).
 
-        prompts: ids after `<bos>`, one list an image; nothing by default.
+        prompts: ids after `<bos>`, one list an image; nothing by default. Short ones are padded on the left
+            (`models/prompts.py`), and hidden is zero at padding.
         """
 
     def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor, Tensor]:
