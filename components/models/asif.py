@@ -1,0 +1,350 @@
+"""ASIF: two frozen unimodal encoders meet through pairs, without training (Norelli et al. 2022, arXiv:2210.01738).
+
+An image is described by how near it is to the images of N pairs, a text by how near it is to their texts; since the
+anchors are pairs, the two descriptions are compared coordinate by coordinate. An image with several captions is one
+anchor whose text is their mean: an anchor for each caption names new drawings no better, at 2.1 times the memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.abilities import TextEncoder
+from components.config import Config, ConfigError
+from components.data.batches import SplitImages
+from components.data.text import Tokenizer
+from components.models.backbones import frozen_vision
+from components.models.parts import Part, handed
+from components.records import BatchSpec, Row
+
+BATCH = 128
+"""Pairs that are encoded at once."""
+
+
+class AnchorsRefused(ValueError):
+    """Pairs that cannot be added, or anchors that are not there to be removed or asked."""
+
+
+class AnchorLeak(ValueError):
+    """An image under test is one of the anchors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsifConfig(Config):
+    """How anchors are read; the defaults are the tiny preset."""
+
+    image_px: int = 64
+    """Side of the square input image, in pixels: what the vision part was trained with."""
+    max_tokens: int = 24
+    """Longest text, with its ends."""
+    anchors: int = 0
+    """N, the pairs; follows from the training data, so that a checkpoint rebuilds its model."""
+    k: int = 32
+    """Anchors that a description keeps: the nearest."""
+    power: float = 8.0
+    """What similarities are raised to; a higher one listens more to the nearest."""
+    centre: bool = True
+    """Take the anchors' mean from all features before they are normalised."""
+    clamp: bool = True
+    """Similarities below 0 count as 0 (ours; the release lets them through)."""
+    chunk: int = 4096
+    """Anchors that queries are compared with at once: what bounds the memory, and changes nothing else."""
+
+    def __post_init__(self) -> None:
+        if min(self.k, self.chunk) < 1 or self.anchors < 0 or not self.power > 0:
+            raise ConfigError(
+                f"k={self.k}, chunk={self.chunk}, power={self.power}, anchors={self.anchors}: k and chunk are at "
+                "least 1, power is above 0, and anchors follows from the data."
+            )
+        if not self.clamp and self.power != int(self.power):
+            raise ConfigError(
+                f"power={self.power} of a negative similarity is no number; set clamp: true, or a whole power."
+            )
+
+    @classmethod
+    def small(cls) -> Self:
+        """The emoji of eight sets through ImageNet's Lite0 and MiniLM."""
+        return cls(image_px=96, k=100, centre=False)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """CC12M's subset of 1.6 M pairs, a ViT-B/16 and all-mpnet-base-v2."""
+        return cls(
+            image_px=224, max_tokens=128, anchors=1_600_000, k=800, centre=False, chunk=65_536
+        )
+
+    def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
+        """One anchor an image of the training split."""
+        return replace(self, vocab_size=tokenizer.vocab_size, anchors=len(rows))
+
+
+@dataclass(frozen=True)
+class Relative:
+    """Descriptions by anchors: for each row at most K of N coordinates, the rest are zero. Rows have length 1."""
+
+    values_BK: Tensor
+    index_BK: Tensor
+    """int64: which anchors, each at most once a row."""
+    anchors: int
+
+    def dense(self, start: int = 0, end: int | None = None) -> Tensor:
+        """The coordinates of anchors start..end as a plain tensor, (B, end - start)."""
+        end = self.anchors if end is None else end
+        inside = (self.index_BK >= start) & (self.index_BK < end)
+        made = self.values_BK.new_zeros(len(self.values_BK), end - start)
+        place = (self.index_BK - start).clamp(0, end - start - 1)
+        return made.scatter_add_(1, place, self.values_BK * inside)
+
+
+class Asif(nn.Module):
+    """Knows what its anchors show, and can be taught or made to forget by adding and removing pairs."""
+
+    Config: ClassVar[type[AsifConfig]] = AsifConfig
+    PARTS: ClassVar[Mapping[str, type]] = {"vision": nn.Module, "text": TextEncoder}
+    TOKENIZER: ClassVar[str | None] = "text"
+
+    def __init__(self, config: AsifConfig, parts: Mapping[str, Part] = {}) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = frozen_vision(handed(parts, "vision", nn.Module, "asif"), config.image_px)
+        self.text = handed(parts, "text", TextEncoder, "asif")
+        count, widths = config.anchors, (self.vision.pooled_width, _width(self.text))
+        self._hold(
+            image_anchors=torch.zeros(count, widths[0]),
+            text_anchors=torch.zeros(count, widths[1]),
+            ids=torch.zeros(count, dtype=torch.int64),
+            pictures=torch.zeros(count, 32, dtype=torch.uint8),
+            captions=torch.zeros(count, config.max_tokens, dtype=torch.int64),
+        )
+
+    def batch_spec(self) -> BatchSpec:
+        return BatchSpec(image_px=self.config.image_px, max_tokens=self.config.max_tokens)
+
+    def train(self, mode: bool = True) -> Asif:
+        """Stays in eval mode: nothing here learns."""
+        return super().train(False)
+
+    # --- the anchors ---
+
+    def build(self, images: SplitImages, tokenizer: Tokenizer) -> None:
+        """Take the pairs of a split as anchors, in place of those there are.
+
+        Raises AnchorsRefused for an image without a caption, and for one that comes twice.
+        """
+        self._hold(**_in_order(self._encode(images, tokenizer)))
+
+    def add(self, images: SplitImages, tokenizer: Tokenizer) -> None:
+        """Take further pairs as anchors. Raises AnchorsRefused as `build`, and for one that is there already."""
+        new = self._encode(images, tokenizer)
+        held = self._held()
+        self._hold(**_in_order({name: torch.cat([held[name], new[name]]) for name in held}))
+
+    def remove(self, sample_ids: Sequence[str]) -> None:
+        """Forget the anchors made of these samples. Raises AnchorsRefused for one that is not there."""
+        gone = torch.tensor([anchor_id(name) for name in sample_ids], dtype=torch.int64)
+        for name, known in zip(sample_ids, torch.isin(gone, self.ids.cpu()).tolist(), strict=True):
+            if not known:
+                raise AnchorsRefused(f'No anchor was made of the sample "{name}".')
+        stays = ~torch.isin(self.ids, gone.to(self.ids.device))
+        self._hold(**{name: value[stays] for name, value in self._held().items()})
+
+    def refuse_leak(self, rows: Sequence[Row]) -> None:
+        """Raise AnchorLeak if an image of these rows is, pixel by pixel, an anchor."""
+        anchors = {bytes(digest) for digest in self.pictures.cpu().numpy()}
+        leaked = [row.sample.id for row in rows if _picture(row) in anchors]
+        if leaked:
+            raise AnchorLeak(
+                f'{len(leaked)} of {len(rows)} images under test are anchors, as "{leaked[0]}": their score would be '
+                "memory. Leave them out of the source, or remove their anchors."
+            )
+
+    # --- what is asked of them ---
+
+    def embed_images(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
+        """uint8 images -> (B, N), each row of length 1 with at most k coordinates that are not 0."""
+        return self.describe_images(pixels_BCHW, keys_B).dense()
+
+    def embed_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Token ids -> (B, N), each row of length 1 with at most k coordinates that are not 0."""
+        return self.describe_texts(tokens_BT, lengths_B).dense()
+
+    def describe_images(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Relative:
+        """uint8 images by the k anchor images they are nearest to."""
+        return self._describe(self._see(pixels_BCHW, keys_B), self.image_anchors, self.image_centre)
+
+    def describe_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Relative:
+        """Texts by the k anchor texts they are nearest to."""
+        return self._describe(self._read(tokens_BT, lengths_B), self.text_anchors, self.text_centre)
+
+    def score(self, images: Relative, texts: Relative) -> Tensor:
+        """(B, M) scores in [-1, 1] of each image with each text; never more than a chunk of anchors is unfolded."""
+        scores_BM = images.values_BK.new_zeros(len(images.values_BK), len(texts.values_BK))
+        for start, end in self._chunks():
+            scores_BM += images.dense(start, end) @ texts.dense(start, end).T
+        return scores_BM
+
+    def explain(self, pixels_CHW: Tensor, tokens_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Which anchors make one image and one text fit: rows (K,) and what each adds to the score, most first."""
+        image = self.describe_images(pixels_CHW[None]).dense()[0]
+        text = self.describe_texts(tokens_T[None], torch.tensor([len(tokens_T)])).dense()[0]
+        products_N = image * text
+        rows = products_N.nonzero()[:, 0]
+        order = products_N[rows].argsort(descending=True, stable=True)
+        return rows[order], products_N[rows[order]]
+
+    def nearest_anchors(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
+        """(B,) the row of the anchor whose image is nearest: what the vision part alone would answer with."""
+        query_BD = _unit(self._see(pixels_BCHW, keys_B) - self.image_centre)
+        return self._nearest(query_BD, self.image_anchors, self.image_centre, k=1)[1][:, 0]
+
+    def nearest_captions(self, pixels_BCHW: Tensor, tokenizer: Tokenizer) -> list[str]:
+        """The first caption of each image's nearest anchor: how the paper reads a text off."""
+        rows_B = self.nearest_anchors(pixels_BCHW)
+        return [tokenizer.decode(ids) for ids in self.captions[rows_B].tolist()]
+
+    # --- how it is done ---
+
+    @torch.no_grad()
+    def _see(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
+        return self.vision.encode(pixels_BCHW, keys_B)[1].float()
+
+    @torch.no_grad()
+    def _read(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        return F.normalize(self.text.encode_texts(tokens_BT, lengths_B).float(), dim=-1)
+
+    def _describe(self, features_BD: Tensor, anchors_ND: Tensor, centre_D: Tensor) -> Relative:
+        values_BK, index_BK = self._nearest(
+            _unit(features_BD - centre_D), anchors_ND, centre_D, self.config.k
+        )
+        # Divided by the largest first: the eighth power of small similarities would leave float32.
+        largest_B1 = values_BK.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+        raised_BK = (values_BK / largest_B1) ** self.config.power
+        return Relative(F.normalize(raised_BK, dim=1), index_BK, self.config.anchors)
+
+    def _nearest(
+        self, query_BD: Tensor, anchors_ND: Tensor, centre_D: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """The k largest similarities of each query and their anchors, by lists that are merged chunk by chunk."""
+        if not self.config.anchors:
+            raise AnchorsRefused("There are no anchors yet; build() takes the pairs of a split.")
+        best_BK = query_BD.new_empty(len(query_BD), 0)
+        index_BK = torch.empty(len(query_BD), 0, dtype=torch.int64, device=query_BD.device)
+        for start, end in self._chunks():
+            near_BC = query_BD @ _unit(anchors_ND[start:end] - centre_D).T
+            near_BC = near_BC.clamp(min=0) if self.config.clamp else near_BC
+            there = torch.arange(start, end, device=query_BD.device).expand(len(query_BD), -1)
+            best_BK = torch.cat([best_BK, near_BC], dim=1)
+            index_BK = torch.cat([index_BK, there], dim=1)
+            best_BK, kept_BK = _largest(best_BK, min(k, best_BK.shape[1]))
+            index_BK = index_BK.gather(1, kept_BK)
+        return best_BK, index_BK
+
+    def _chunks(self) -> Iterator[tuple[int, int]]:
+        for start in range(0, self.config.anchors, self.config.chunk):
+            yield start, min(start + self.config.chunk, self.config.anchors)
+
+    def _encode(self, images: SplitImages, tokenizer: Tokenizer) -> dict[str, Tensor]:
+        for row in images.rows:
+            if not row.sample.captions:
+                raise AnchorsRefused(f'Sample "{row.sample.id}" has no caption to be an anchor by.')
+        limit, device = self.config.max_tokens, self.ids.device
+        pixels = images.pixels_NCHW.split(BATCH)
+        first, _ = tokenizer.encode([row.sample.captions[0] for row in images.rows], limit)
+        ids = [anchor_id(row.sample.id) for row in images.rows]
+        pictures = [list(_picture(row)) for row in images.rows]
+        return {
+            "image_anchors": torch.cat([self._see(block.to(device)) for block in pixels]),
+            "text_anchors": self._mean_texts(images.rows, tokenizer),
+            "ids": torch.tensor(ids, dtype=torch.int64, device=device),
+            "pictures": torch.tensor(pictures, dtype=torch.uint8, device=device),
+            "captions": F.pad(first, (0, limit - first.shape[1]), value=tokenizer.pad_id).to(
+                device
+            ),
+        }
+
+    def _mean_texts(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Tensor:
+        # Drawings of one concept share their captions: each is read once, beside others of its length.
+        texts = sorted(
+            {text for row in rows for text in row.sample.captions}, key=lambda t: (len(t), t)
+        )
+        number, device, read = {text: at for at, text in enumerate(texts)}, self.ids.device, []
+        for start in range(0, len(texts), BATCH):
+            tokens_BT, lengths_B = tokenizer.encode(
+                texts[start : start + BATCH], self.config.max_tokens
+            )
+            read.append(self._read(tokens_BT.to(device), lengths_B.to(device)))
+        read_MD = torch.cat(read)
+        return torch.stack(
+            [read_MD[[number[text] for text in row.sample.captions]].mean(dim=0) for row in rows]
+        )
+
+    def _held(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in ANCHOR_BUFFERS}
+
+    def _hold(self, **anchors: Tensor) -> None:
+        for name in ANCHOR_BUFFERS:
+            self.register_buffer(name, anchors[name])
+        self.config = replace(self.config, anchors=len(self.ids))
+        for side in ("image", "text"):
+            anchors_ND = anchors[f"{side}_anchors"]
+            is_centred = self.config.centre and len(anchors_ND)
+            middle_D = (
+                anchors_ND.mean(dim=0) if is_centred else anchors_ND.new_zeros(anchors_ND.shape[1])
+            )
+            self.register_buffer(f"{side}_centre", middle_D)
+
+
+ANCHOR_BUFFERS = ("image_anchors", "text_anchors", "ids", "pictures", "captions")
+"""A row an anchor: features as the encoders gave them, the sample's id, its pixels' digest, its first caption."""
+
+
+def anchor_id(sample_id: str) -> int:
+    """The number a sample is known by among anchors: 63 bits of its id's sha256, the same in any set of shards."""
+    return int.from_bytes(hashlib.sha256(sample_id.encode()).digest()[:8], "big") >> 1
+
+
+def _picture(row: Row) -> bytes:
+    return hashlib.sha256(row.pixels_sha256.encode()).digest()
+
+
+def _in_order(anchors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # By id, so that the order in which pairs came is forgotten: sums round alike, and a removal undoes an addition.
+    ids, order = anchors["ids"].sort()
+    twice = ids[1:][ids[1:] == ids[:-1]]
+    if len(twice):
+        raise AnchorsRefused(
+            f"{len(twice)} samples would be anchors twice; remove() the ones that are there first."
+        )
+    return {name: value[order] for name, value in anchors.items()}
+
+
+def _largest(values_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their columns, in order of columns; of equal ones the first.
+
+    topk breaks ties as it likes, and captions repeat: which anchors are kept would depend on the chunks.
+    """
+    least_B1 = values_BC.topk(k, dim=1).values[:, -1:]
+    above, equal = values_BC > least_B1, values_BC == least_B1
+    room_B1 = k - above.sum(dim=1, keepdim=True)
+    kept = above | (equal & (equal.cumsum(dim=1) <= room_B1))
+    columns_BK = kept.nonzero()[:, 1].view(-1, k)
+    return values_BC.gather(1, columns_BK), columns_BK
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features, dim=-1)
+
+
+def _width(text: nn.Module) -> int:
+    """How wide the text part's vectors are, by reading one text."""
+    device = next(text.parameters()).device
+    word_11 = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    with torch.no_grad():
+        return int(text.encode_texts(word_11, word_11[0] + 1).shape[-1])
