@@ -9,6 +9,7 @@ from components.data.sources import emoji, shapes
 from components.decoding.beam import beam
 from components.decoding.greedy import greedy
 from components.metrics.metric import Metric
+from components.models.causal_lm import CausalLm
 from components.models.clip import Clip
 from components.models.parts import Part
 from components.models.virtex import VirTex
@@ -25,7 +26,9 @@ FAMILIES: Table[type[Any]] = Table(
 
 STAGES: Table[type[Any]] = Table(
     "stage",
-    {},
+    {
+        "lm": CausalLm,
+    },
 )
 """Trained like families, by the same job, for other families' slots; a family may be a stage too."""
 

@@ -10,7 +10,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import tokenizers
 import torch
@@ -24,6 +24,10 @@ SPECIALS = ("<pad>", "<bos>", "<mask>", "<image>", "<|endofchunk|>", "<sep>")
 
 _ALPHABET = 256
 SMALLEST_VOCAB = len(SPECIALS) + _ALPHABET + 1
+
+
+SegmentRow = tuple[Sequence[str], Sequence[str]]
+"""A prompt and a text, each in segments."""
 
 
 class TokenizerError(ValueError):
@@ -43,6 +47,10 @@ class Tokenizer:
         self.vocab_size: int = len(SPECIALS) + bpe.get_vocab_size() + 1
         self.pad_id = SPECIALS.index("<pad>")
         self.bos_id = SPECIALS.index("<bos>")
+        self.mask_id = SPECIALS.index("<mask>")
+        self.image_id = SPECIALS.index("<image>")
+        self.endofchunk_id = SPECIALS.index("<|endofchunk|>")
+        self.sep_id = SPECIALS.index("<sep>")
         self.eos_id = self.vocab_size - 1
         self.digest = hashlib.sha256(self._to_json().encode()).hexdigest()
 
@@ -94,16 +102,31 @@ class Tokenizer:
         max_tokens: the longest row, both ends included; a longer text loses its last words and keeps its `<eos>`.
         Returns tokens_BT and lengths_B, both int64; lengths count the ends and no padding.
         """
+        tokens_BT, lengths_B, _ = self.encode_segments(
+            [((), (text,)) for text in texts], max_tokens
+        )
+        return tokens_BT, lengths_B
+
+    def encode_segments(
+        self, rows: Sequence[SegmentRow], max_tokens: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`<bos> prompt text <eos>` of each row; the segments of a prompt, and those of a text, have `<sep>` between.
+
+        Returns tokens_BT and lengths_B as `encode` does, and prompts_B: how many leading tokens are given, `<bos>`
+        counted. A row that is too long loses the last words of its text and keeps its `<eos>`; where the prompt leaves
+        no room at all the whole row counts as given.
+        """
         if max_tokens < 2:
             raise TokenizerError(
                 f"max_tokens={max_tokens} holds no <bos> and <eos>; give 2 or more."
             )
-        rows = [self._ids(encoding.ids, max_tokens) for encoding in self._encodings(texts)]
-        lengths_B = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        tokens_BT = torch.full((len(rows), max(map(len, rows), default=0)), self.pad_id)
-        for tokens_T, row in zip(tokens_BT, rows, strict=True):
-            tokens_T[: len(row)] = torch.tensor(row)
-        return tokens_BT, lengths_B
+        made = [self._row(prompt, text, max_tokens) for prompt, text in rows]
+        return padded([ids for ids, _ in made], [given for _, given in made], self.pad_id)
+
+    def words(self, text: str) -> list[int]:
+        """The ids of a text alone, without `<bos>` and `<eos>`: how a prompt is given."""
+        # encode_batch would start threads, which cost more than they give on a batch of captions.
+        return [word + len(SPECIALS) for word in self._bpe.encode(normalise(text)).ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first `<eos>`, specials left out.
@@ -121,14 +144,31 @@ class Tokenizer:
         text: str = self._bpe.decode(words)
         return text.removeprefix(" ")
 
-    def _encodings(self, texts: Sequence[str]) -> list[Any]:
-        # encode_batch would start threads, which cost more than they give on a batch of captions.
-        return [self._bpe.encode(normalise(text)) for text in texts]
+    def _row(
+        self, prompt: Sequence[str], text: Sequence[str], longest: int
+    ) -> tuple[list[int], int]:
+        given = [self.bos_id, *self._joined(prompt)]
+        if len(given) >= longest:
+            return [*given[: longest - 1], self.eos_id], longest
+        return [*[*given, *self._joined(text)][: longest - 1], self.eos_id], len(given)
 
-    def _ids(self, words: list[int], max_tokens: int) -> list[int]:
-        kept = [word + len(SPECIALS) for word in words[: max_tokens - 2]]
-        return [self.bos_id, *kept, self.eos_id]
+    def _joined(self, segments: Sequence[str]) -> list[int]:
+        ids: list[int] = []
+        for number, segment in enumerate(segments):
+            ids += [self.sep_id] * (number > 0) + self.words(segment)
+        return ids
 
     def _to_json(self) -> str:
         whole = {"specials": SPECIALS, "eos": "<eos>", "bpe": json.loads(self._bpe.to_str())}
         return json.dumps(whole, sort_keys=True, allow_nan=False) + "\n"
+
+
+def padded(
+    rows: Sequence[Sequence[int]], given: Sequence[int], pad_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of ids as tokens_BT with padding after them, their lengths_B, and `given` as prompts_B; all int64."""
+    lengths_B = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    tokens_BT = torch.full((len(rows), max(map(len, rows), default=0)), pad_id)
+    for tokens_T, row in zip(tokens_BT, rows, strict=True):
+        tokens_T[: len(row)] = torch.tensor(row)
+    return tokens_BT, lengths_B, torch.tensor(given, dtype=torch.int64)

@@ -187,3 +187,39 @@ def test_training_is_the_same_in_every_process_and_order() -> None:
             check=True,
         )
         assert result.stdout.strip() == here
+
+
+def test_segments_are_joined_by_sep_and_the_prompt_is_counted_with_bos(
+    tokenizer: Tokenizer,
+) -> None:
+    red, blue = tokenizer.words("a red circle"), tokenizer.words("a blue cross")
+    rows = [(("a red circle", "a blue cross"), ("a blue cross",)), ((), ("a red circle",))]
+    tokens_BT, lengths_B, prompts_B = tokenizer.encode_segments(rows, 100)
+    bos, sep, eos = tokenizer.bos_id, tokenizer.sep_id, tokenizer.eos_id
+    assert tokens_BT[0].tolist() == [bos, *red, sep, *blue, *blue, eos]
+    assert tokens_BT[1, : lengths_B[1]].tolist() == [bos, *red, eos]
+    assert set(tokens_BT[1, lengths_B[1] :].tolist()) == {tokenizer.pad_id}
+    assert prompts_B.tolist() == [2 + len(red) + len(blue), 1]
+    assert {tokens.dtype for tokens in (tokens_BT, lengths_B, prompts_B)} == {torch.int64}
+
+
+def test_a_long_row_keeps_its_end_and_a_prompt_without_room_leaves_nothing_to_learn(
+    tokenizer: Tokenizer,
+) -> None:
+    words = tokenizer.words("a red circle the circle is red")
+    row = (("a red circle",), ("the circle is red",))
+    given = 1 + len(tokenizer.words("a red circle"))
+    for longest in range(2, len(words) + 2):
+        tokens_BT, lengths_B, prompts_B = tokenizer.encode_segments([row], longest)
+        assert tokens_BT[0].tolist() == [
+            *[tokenizer.bos_id, *words][: longest - 1],
+            tokenizer.eos_id,
+        ]
+        assert lengths_B.item() == longest
+        assert prompts_B.item() == min(given, longest)
+
+
+def test_no_segment_spells_the_sep_between_segments(tokenizer: Tokenizer) -> None:
+    tokens_BT, _, _ = tokenizer.encode_segments([((), ("a <sep> b <eos>", "c"))], 100)
+    assert tokens_BT[0].tolist().count(tokenizer.sep_id) == 1
+    assert tokens_BT[0].tolist().count(tokenizer.eos_id) == 1
