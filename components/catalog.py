@@ -13,6 +13,7 @@ from components.models.causal_lm import CausalLm
 from components.models.clip import Clip
 from components.models.parts import Part
 from components.models.virtex import VirTex
+from components.models.visualgpt import VisualGpt
 from components.records import Sample
 from components.table import Table
 
@@ -21,6 +22,7 @@ FAMILIES: Table[type[Any]] = Table(
     {
         "clip": Clip,
         "virtex": VirTex,
+        "visualgpt": VisualGpt,
     },
 )
 

@@ -1,0 +1,362 @@
+"""VisualGPT: a GPT-2 that looks at regions through self-resurrecting gates (Chen et al. 2022, arXiv:2102.10407).
+
+Where paper and released code differ the config says which is meant. Its second training by CIDEr reward is not here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.abilities import LanguageModel
+from components.config import Config, ConfigError
+from components.models.blocks import CrossAttention, KeysValues, PostNormBlock
+from components.models.gpt2 import CausalAttention, TwoLayers, copy_gpt2, initialise_gpt2
+from components.models.parts import Part
+from components.models.prompts import Prompts, given, positions, readable
+from components.models.regions import region_slot
+from components.models.virtex import BOS_ID, PAD_ID, TextTooLong, Written
+from components.objectives.language import token_cross_entropy
+from components.records import Batch, BatchSpec, Loss
+
+LANGUAGE = ("wte.", "wpe.", "ln_f.")
+"""GPT-2's own tensors outside of the blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualGptConfig(Config):
+    """What a VisualGPT is made of; the defaults are the tiny preset."""
+
+    vision: Literal["conv", "resnet50", "lite0", "part"] = "conv"
+    """Whose map's cells are the regions: a small ResNet or ResNet-50 that learns, the frozen pretrained Lite0, or the
+    frozen tower of the part "vision"."""
+    image_px: int = 64
+    """Side of the square input image, in pixels."""
+    vision_widths: tuple[int, ...] = (32, 64, 128)
+    """Channels of each stage of "conv"; the map's stride is 4 and doubles with every further stage."""
+    places: bool = True
+    """A learned vector for each cell of the map; without it regions have no order, as the paper's detections."""
+    max_tokens: int = 24
+    """Longest caption, with `<bos>` and `<eos>`."""
+    layers: int = 4
+    """GPT-2 blocks. These, `width` and `heads` are the language model's it starts from."""
+    width: int = 128
+    heads: int = 4
+    levels: int = 3
+    """Layers of the region encoder; every decoder block reads the output of each."""
+    encoder_inner: int = 512
+    """Width between the two layers of an encoder block."""
+    gate_input: Literal["concat", "hidden"] = "concat"
+    """What a gate looks at: words and what was seen through weights of its own (the released code), or the words'
+    state just as it is (the paper)."""
+    threshold: float = 0.2
+    """tau: gates at or below it are shut; in [0, 0.5), so that never both are."""
+    dropout: float = 0.1
+    """Share of activations dropped, in [0, 1)."""
+    language_lr_scale: float = 1.0
+    """Learning rate of GPT-2's own weights over that of the rest; 0.2 for a real GPT-2."""
+    flip: bool = False
+    """Train on mirrored images too, with left and right swapped in their captions."""
+
+    def __post_init__(self) -> None:
+        # JSON knows no tuples; a config must equal itself after a checkpoint.
+        object.__setattr__(self, "vision_widths", tuple(self.vision_widths))
+        if self.width % self.heads:
+            raise ConfigError(
+                f"width={self.width} is not a multiple of heads={self.heads}; "
+                "choose a number of heads that divides it."
+            )
+        if not 0 <= self.threshold < 0.5:
+            raise ConfigError(
+                f"threshold={self.threshold} is not in [0, 0.5): from 0.5 on both gates can be shut, and what they "
+                "shut off learns no more. The released code's command has 0.2."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout={self.dropout} is not in [0, 1); GPT-2 has 0.1.")
+        if self.levels < 1:
+            raise ConfigError(f"levels={self.levels} leaves nothing to look at; the paper has 3.")
+
+    @classmethod
+    def small(cls) -> Self:
+        """Half as deep and wide as the paper's."""
+        return cls(vision="lite0", image_px=224, layers=6, width=384, heads=6, encoder_inner=1024)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """GPT-2 of 124 M and three encoder layers; 49 grid cells of a ResNet-50 stand for its 2048-wide regions."""
+        return cls(
+            vision="resnet50", image_px=224, places=False, max_tokens=1024, layers=12, width=768,
+            heads=12, encoder_inner=2048, vocab_size=50257, language_lr_scale=1.0,
+        )  # fmt: skip
+
+
+def gates(pre: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """SRAU: how much language and how much vision pass, each in [0, 1]; a gate at or below the threshold is shut.
+
+    `language = s 1[s > tau]` and `vision = (1 - s) 1[1 - s > tau]` with `s = sigmoid(pre)`: where both are open they
+    sum to 1, and below tau 0.5 one of them always is, so `pre` never loses its gradient.
+
+    >>> [round(value.item(), 2) for value in gates(torch.tensor(3.0), 0.2)]
+    [0.95, 0.0]
+    """
+    language = torch.sigmoid(pre)
+    vision = 1 - language
+    return language * (language > threshold), vision * (vision > threshold)
+
+
+class RegionEncoder(nn.Module):
+    """Regions to as many levels as it has layers, each the input of the next."""
+
+    def __init__(self, config: VisualGptConfig, regions: int, region_width: int) -> None:
+        super().__init__()
+        self.inward = nn.Sequential(
+            nn.Linear(region_width, config.width),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.LayerNorm(config.width),
+        )
+        self.places = nn.Parameter(torch.zeros(regions, config.width)) if config.places else None
+        if self.places is not None:
+            nn.init.normal_(self.places, std=0.02)
+        self.layers = nn.ModuleList(
+            PostNormBlock(
+                config.width, config.heads, inner=config.encoder_inner, dropout=config.dropout, bend=nn.ReLU
+            )
+            for _ in range(config.levels)
+        )  # fmt: skip
+
+    def forward(self, regions_BND: Tensor, mask_BN: Tensor | None = None) -> list[Tensor]:
+        """mask_BN: bool, False for regions that are padding."""
+        x_BND, levels = self.inward(regions_BND), []
+        if self.places is not None:
+            x_BND = x_BND + self.places
+        for layer in self.layers:
+            x_BND = layer(x_BND, mask_BN)
+            levels.append(x_BND)
+        return levels
+
+
+class GatedBlock(nn.Module):
+    """A GPT-2 block with a look at the regions between attention and the two layers.
+
+    No residual leads around the gates: the language branch is the residual.
+    """
+
+    def __init__(self, config: VisualGptConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.threshold = config.threshold
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = CausalAttention(width, config.heads, config.dropout)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = TwoLayers(width, config.dropout)
+        self.look = CrossAttention(width, config.heads, dropout=config.dropout)
+        self.gate_inputs: nn.ModuleList | None = None
+        if config.gate_input == "concat":
+            self.gate_inputs = nn.ModuleList(
+                nn.Linear(2 * width, width) for _ in range(config.levels)
+            )
+        for layer in (self.look, *(self.gate_inputs or ())):
+            for linear in (made for made in layer.modules() if isinstance(made, nn.Linear)):
+                nn.init.xavier_uniform_(linear.weight)
+                nn.init.zeros_(linear.bias)
+
+    def read(self, levels: Sequence[Tensor]) -> list[KeysValues]:
+        """Keys and values of every level, by one cross-attention and behind the norm that words go through too."""
+        return [self.look.read(self.ln_1(level_BND)) for level_BND in levels]
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        images: Sequence[KeysValues],
+        past: KeysValues | None = None,
+        mask: Tensor | None = None,
+        regions_BN: Tensor | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """The next representation, and this block's keys and values of the words.
+
+        regions_BN: bool, False for regions that are padding.
+        """
+        said, kept = self.attn(self.ln_1(x_BTD), past, mask)
+        said = said + x_BTD
+        asking = self.ln_1(said)
+        # Rows of one image stand side by side: as queries of one sequence they read its keys and values uncopied.
+        asking = asking.reshape(len(images[0].keys), -1, asking.shape[-1])
+        passed = []
+        for level, image in enumerate(images):
+            seen = self.look(asking, image, regions_BN).view_as(said)
+            language, vision = gates(self.gate_input(level, said, seen), self.threshold)
+            passed.append(language * said + vision * seen)
+        mixed = sum(passed[1:], start=passed[0]) / math.sqrt(len(images))
+        return mixed + self.mlp(self.ln_2(mixed)), kept
+
+    def gate_input(self, level: int, said: Tensor, seen: Tensor) -> Tensor:
+        """What the gates of a level are opened by: the more, the more language."""
+        if self.gate_inputs is None:
+            return -said  # the paper's vision gate is the sigmoid of the state itself
+        return self.gate_inputs[level](torch.cat([said, seen], dim=-1))
+
+
+class VisualGpt(nn.Module):
+    """Learns captions with all of a GPT-2, whose words may look at regions."""
+
+    Config: ClassVar[type[VisualGptConfig]] = VisualGptConfig
+    PARTS: ClassVar[Mapping[str, type]] = {"vision": nn.Module}
+    STARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel}
+    TOKENIZER: ClassVar[str | None] = "lm"
+
+    def __init__(self, config: VisualGptConfig, parts: Mapping[str, Part] = {}) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = region_slot(
+            config.vision, config.image_px, config.vision_widths, parts, "VisualGPT"
+        )
+        self.encoder = RegionEncoder(config, self.vision.map_tokens, self.vision.map_width)
+        self.wte = nn.Embedding(config.vocab_size, config.width)
+        self.wpe = nn.Embedding(config.max_tokens, config.width)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(GatedBlock(config) for _ in range(config.layers))
+        self.ln_f = nn.LayerNorm(config.width)
+        for table in (self.wte, self.wpe):
+            nn.init.normal_(table.weight, std=0.02)
+        initialise_gpt2(self.h)
+
+    def batch_spec(self) -> BatchSpec:
+        config = self.config
+        return BatchSpec(image_px=config.image_px, max_tokens=config.max_tokens, flip=config.flip)
+
+    def initialise(self, parts: Mapping[str, Part] = {}) -> None:
+        """Load a frozen tower's weights, and copy those of the language model "lm", if there are such.
+
+        Raises PretrainedMissing, and ConfigError for a language model that does not fit.
+        """
+        if self.config.vision != "part":
+            self.vision.initialise()
+        if "lm" in parts:
+            copy_gpt2(parts["lm"], self, heads=self.config.heads)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Mean of minus log p of each token that is not given, in nats."""
+        tokens_BT = batch.tokens_BT[:, : int(batch.lengths_B.max())]
+        hidden_BTD = self.read_texts(
+            self._levels(batch.pixels_BCHW, batch.keys_B), tokens_BT[:, :-1]
+        )
+        learnt_BT = _learnt(tokens_BT, batch.prompts_B, batch.lengths_B)
+        words = token_cross_entropy(
+            self._logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT]
+        )
+        return Loss(words, {"words": words.detach()})
+
+    def match(
+        self,
+        pixels_BCHW: Tensor,
+        tokens_BT: Tensor,
+        lengths_B: Tensor,
+        keys_B: Tensor | None = None,
+    ) -> Tensor:
+        """(B,) mean log-likelihood of text i's tokens given image i, at most 0."""
+        hidden_BTD = self.read_texts(self._levels(pixels_BCHW, keys_B), tokens_BT[:, :-1])
+        log_p_BTV = F.log_softmax(self._logits(hidden_BTD).float(), dim=-1)
+        said_BT = log_p_BTV.gather(2, tokens_BT[:, 1:, None])[..., 0]
+        real_BT = _learnt(tokens_BT, torch.ones_like(lengths_B), lengths_B)
+        return (said_BT * real_BT).sum(1) / real_BT.sum(1)
+
+    def prefill(
+        self, pixels_BCHW: Tensor, keys_B: Tensor | None = None, prompts: Prompts = None
+    ) -> tuple[Written, Tensor, Tensor]:
+        """Read the images, `<bos>` and the prompts: (state, logits_BV of the next word, hidden_BTD)."""
+        levels = self._levels(pixels_BCHW, keys_B)
+        images = tuple(image for block in self.h for image in block.read(levels))
+        start = given(
+            prompts, len(pixels_BCHW), bos_id=BOS_ID, pad_id=PAD_ID, device=levels[0].device
+        )
+        written = Written(images, (), start.padding_B)
+        state, logits_BV, hidden_BTD = self._write(written, start.tokens_BT)
+        return state, logits_BV, start.hide_padding(hidden_BTD)
+
+    def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor, Tensor]:
+        """Append one token to every row: (state, logits_NV of the next, hidden_ND)."""
+        state, logits_NV, hidden_N1D = self._write(state, tokens_N[:, None])
+        return state, logits_NV, hidden_N1D[:, 0]
+
+    def read_texts(
+        self, levels: Sequence[Tensor], tokens_BT: Tensor, regions_BN: Tensor | None = None
+    ) -> Tensor:
+        """Whole texts over encoded regions: (B, T, D), states after the final norm.
+
+        regions_BN: bool, False for regions that are padding. Padding after a text is hidden by causal order.
+        """
+        x_BTD = self._embed(tokens_BT, start=0, padding_B=None)
+        for block in self.h:
+            x_BTD, _ = block(x_BTD, block.read(levels), regions_BN=regions_BN)
+        return self.ln_f(x_BTD)
+
+    def param_groups(self) -> Sequence[Mapping[str, Any]]:
+        """GPT-2's own weights at their rate and the rest at full rate; matrices decay, vectors do not."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, param in self.named_parameters():
+            if param.requires_grad:
+                whose = "language" if _is_language(name) else "seeing"
+                kind = "matrices" if param.ndim >= 2 else "vectors"
+                groups.setdefault(f"{whose}_{kind}", []).append(param)
+        return [
+            {
+                "name": name,
+                "params": params,
+                "lr_scale": self.config.language_lr_scale if name.startswith("language") else 1.0,
+                "weight_decay": name.endswith("matrices"),
+            }
+            for name, params in groups.items()
+        ]
+
+    def after_step(self) -> None:
+        """Nothing to clamp."""
+
+    def _levels(self, pixels_BCHW: Tensor, keys_B: Tensor | None) -> list[Tensor]:
+        map_BND, _ = self.vision.encode(pixels_BCHW, keys_B)
+        return self.encoder(map_BND)
+
+    def _embed(self, tokens_BT: Tensor, start: int, padding_B: Tensor | None) -> Tensor:
+        places_BT = positions(padding_B, start, tokens_BT.shape[1], tokens_BT.device)
+        last = start + tokens_BT.shape[1] - (0 if padding_B is None else int(padding_B.min()))
+        if last > self.config.max_tokens:
+            raise TextTooLong(
+                f"{last} tokens, and the model has {self.config.max_tokens} positions; "
+                "raise max_tokens in the family's config, or ask the decoder for fewer."
+            )
+        return self.drop(self.wte(tokens_BT) + self.wpe(places_BT))
+
+    def _logits(self, hidden_BTD: Tensor) -> Tensor:
+        return F.linear(hidden_BTD, self.wte.weight)
+
+    def _write(self, state: Written, tokens_NT: Tensor) -> tuple[Written, Tensor, Tensor]:
+        start, kept, levels = state.length, [], self.config.levels
+        mask = readable(state.padding_N, tokens_NT.shape[1], start + tokens_NT.shape[1])
+        x_NTD = self._embed(tokens_NT, start, state.padding_N)
+        for number, block in enumerate(self.h):
+            images = state.images[number * levels : (number + 1) * levels]
+            x_NTD, keys_values = block(
+                x_NTD, images, state.words[number] if state.words else None, mask
+            )
+            kept.append(keys_values)
+        hidden_NTD = self.ln_f(x_NTD)
+        written = Written(state.images, tuple(kept), state.padding_N)
+        return written, self._logits(hidden_NTD[:, -1]), hidden_NTD
+
+
+def _learnt(tokens_BT: Tensor, prompts_B: Tensor, lengths_B: Tensor) -> Tensor:
+    """Which of the tokens after the first are to be predicted: bool (B, T - 1)."""
+    place_T = torch.arange(1, tokens_BT.shape[1], device=tokens_BT.device)
+    return (place_T >= prompts_B[:, None]) & (place_T < lengths_B[:, None])
+
+
+def _is_language(name: str) -> bool:
+    return name.startswith(LANGUAGE) or (
+        name.startswith("h.") and ".look." not in name and ".gate_inputs." not in name
+    )
