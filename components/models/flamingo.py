@@ -1,0 +1,434 @@
+"""Flamingo: a frozen language model that looks at frozen vision and learns from examples in its prompt
+(Alayrac et al. 2022, arXiv:2204.14198; open_flamingo, arXiv:2308.01390, where the paper is silent).
+
+Besides the letters of `records.py`: M documents, S images of a document, P positions of a map, R latents of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from components.abilities import LanguageModel, Shots
+from components.config import Config, ConfigError
+from components.data.texts import question_prompt
+from components.decoding.greedy import greedy
+from components.models.backbones import build_vision, frozen_vision
+from components.models.blocks import KeysValues
+from components.models.interleave import NO_LABEL, Documents, Marks, interleave
+from components.models.parts import Part, handed
+from components.models.resampler import Activation, GatedCrossAttention, Resampler
+from components.objectives.language import token_cross_entropy
+from components.records import Batch, BatchSpec, Loss
+
+if TYPE_CHECKING:
+    from components.data.text import Tokenizer
+
+NO_PARTS: Mapping[str, Part] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlamingoConfig(Config):
+    """What joins the two frozen models; the defaults are the tiny preset."""
+
+    vision: Literal["part", "lite0"] = "part"
+    """Frozen image tower: the part "vision" (a trained CLIP or VirTex), or the pretrained Lite0."""
+    image_px: int = 64
+    """Side of the square input image, in pixels; what the tower was trained on."""
+    max_tokens: int = 24
+    """Longest caption, with `<bos>` and `<eos>`."""
+    texts: str = "captions"
+    """Which texts it learns from: a name in `components/data/texts.py`."""
+    flip: bool = False
+    """Train on mirrored images too, with left and right swapped in their captions."""
+    images_per_document: int = 3
+    """Rows of a batch that make one document; 1 trains on pairs alone."""
+    ahead: float = 0.5
+    """Share of documents of several images whose texts stand before their images and see the next one, in [0, 1]."""
+    latents: int = 8
+    """Vectors that the resampler makes of an image."""
+    resampler_layers: int = 2
+    frames: int = 1
+    """Most frames of one image (a video); each has a time embedding."""
+    every: int = 1
+    """A gated layer stands before each LM block whose number, from 1, is a multiple of this (the paper's m)."""
+    heads: int = 4
+    """Attention heads of the resampler."""
+    gated_heads: int = 4
+    """Attention heads of the gated layers."""
+    head_width: int = 32
+    """Width of one head, everywhere."""
+    activation: Activation = "relu2"
+    """Between the two layers of a block: the paper's squared ReLU, or open_flamingo's GELU."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ahead <= 1:
+            raise ConfigError(f"ahead={self.ahead} is a share in [0, 1]; the paper has 0.5.")
+        for name in ("images_per_document", "latents", "resampler_layers", "frames", "every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+
+    @classmethod
+    def small(cls) -> Self:
+        """open_flamingo's sizes, for a CLIP ViT and an LM of some hundred million parameters; every fourth block."""
+        return cls(
+            image_px=224, max_tokens=64, latents=64, resampler_layers=6, every=4, heads=8,
+            gated_heads=8, head_width=64, activation="gelu", images_per_document=5,
+        )  # fmt: skip
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Flamingo-3B's: beside Chinchilla 1.4B (24 blocks, width 2048) and NFNet-F6 (map width 1536), every block."""
+        return cls(
+            image_px=320, max_tokens=64, latents=64, resampler_layers=6, frames=8, every=1,
+            heads=16, gated_heads=16, head_width=128, images_per_document=5,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What the gated layers see: each one's keys and values of all images, and which of them each token sees."""
+
+    media: tuple[KeysValues, ...]
+    sees_MTN: Tensor | None = None
+    """bool; None where every token sees all of them."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The text so far in the LM's cache, and the image it is about as each gated layer's keys and values.
+
+    What is written after the prompt holds no `<image>`, so it all looks at the prompt's last one.
+    """
+
+    past: Any
+    media: tuple[KeysValues, ...]
+
+    def repeat(self, times: int) -> Written:
+        """Each row `times` times, side by side."""
+        rows = torch.arange(len(self.media[0].keys), device=self.media[0].keys.device)
+        return self.reorder(rows.repeat_interleave(times))
+
+    def reorder(self, index_N: Tensor) -> Written:
+        """Row i becomes what row index_N[i] was."""
+        media = tuple(image.select(index_N) for image in self.media)
+        return Written(self.past.reorder(index_N), media)
+
+
+class Flamingo(nn.Module):
+    """Learns to go on with interleaved documents; only the resampler, the gated layers and two tokens change.
+
+    The two tokens are numbers V and V + 1, past the LM's vocabulary: `<image>` and `<|endofchunk|>`. To decoders, the
+    end of a chunk is `<eos>`.
+    """
+
+    Config: ClassVar[type[FlamingoConfig]] = FlamingoConfig
+    PARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel}
+    STARTS: ClassVar[Mapping[str, type]] = {}
+    TOKENIZER: ClassVar[str | None] = "lm"
+    TEXT_ONLY_SHOTS: ClassVar[int] = 2
+    """Demonstrations without images that stand before a query for which there are none: the paper's "0-shot"."""
+
+    def __init__(self, config: FlamingoConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
+        """Raises ConfigError for parts that are missing, and for an LM too short or with too few blocks."""
+        super().__init__()
+        self.config = config
+        self.lm: LanguageModel = handed(parts, "lm", LanguageModel, "Flamingo")
+        self.vision = (
+            frozen_vision(handed(parts, "vision", nn.Module, "Flamingo"), config.image_px)
+            if config.vision == "part"
+            else build_vision(config.vision, config.image_px)
+        )
+        self.resampler = Resampler(
+            self.vision.map_width, latents=config.latents, layers=config.resampler_layers,
+            frames=config.frames, heads=config.heads, head_width=config.head_width,
+            activation=config.activation,
+        )  # fmt: skip
+        self.gated = nn.ModuleList(
+            GatedCrossAttention(
+                self.lm.width, self.vision.map_width, config.gated_heads, config.head_width,
+                config.activation,
+            )
+            for _ in range(len(self.lm.blocks) // config.every)
+        )  # fmt: skip
+        self.rows = nn.Parameter(torch.randn(2, self.lm.width) * 0.02)
+        words = self.lm.vocab_size
+        self.marks = Marks(
+            bos=self.lm.bos_id, eos=self.lm.eos_id, pad=self.lm.pad_id, image=words, chunk=words + 1
+        )
+        self._refuse_lm()
+
+    def train(self, mode: bool = True) -> Flamingo:
+        """The LM stays in eval mode: what is frozen drops nothing."""
+        super().train(mode)
+        self.lm.eval()
+        return self
+
+    def batch_spec(self) -> BatchSpec:
+        config = self.config
+        return BatchSpec(
+            image_px=config.image_px,
+            max_tokens=config.max_tokens,
+            flip=config.flip,
+            texts=config.texts,
+        )
+
+    def initialise(self, parts: Mapping[str, Part] = NO_PARTS) -> None:
+        """Load a pretrained tower's weights, if it has one, and start the two tokens at the size words have."""
+        if self.config.vision != "part":
+            self.vision.initialise()
+        with torch.no_grad():
+            words_VD = self.lm.embed(torch.arange(self.lm.vocab_size, device=self.rows.device))
+            self.rows.normal_(std=float(words_VD.std()))
+
+    def loss(self, batch: Batch) -> Loss:
+        """Mean of minus log p of each word that is not given and each end of a chunk, in nats.
+
+        The part `gate` is the mean of |tanh| of all gates: 0 as long as the LM is alone.
+        """
+        documents = self._documents(batch)
+        latents_BRD = self._latents(batch.pixels_BCHW, batch.keys_B)
+        hidden_MTD, _ = self._read(
+            documents.tokens_MT, documents.times_MT, _gathered(latents_BRD, documents.rows_MS)
+        )
+        labels_MT = documents.labels_MT[:, 1:]
+        learnt_MT = labels_MT != NO_LABEL
+        total = token_cross_entropy(
+            self._logits(hidden_MTD[:, :-1][learnt_MT]), labels_MT[learnt_MT]
+        )
+        gates = [(layer.attention_gate, layer.layers_gate) for layer in self.gated]
+        gate = torch.stack([value for pair in gates for value in pair]).tanh().abs().mean()
+        return Loss(total, {"words": total.detach(), "gate": gate.detach()})
+
+    def prefill(
+        self,
+        pixels_BCHW: Tensor,
+        keys_B: Tensor | None = None,
+        prompts: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Written, Tensor, Tensor]:
+        """Read `<bos> <image>` and each prompt: (state, logits_BV of the next word, hidden_BTD)."""
+        latents_BRD = self._latents(pixels_BCHW, keys_B)
+        return self._prefill(
+            [self._query(prompts, row) for row in range(len(pixels_BCHW))], latents_BRD[:, None]
+        )
+
+    def prefill_shots(
+        self,
+        shots: Sequence[Shots],
+        pixels_BCHW: Tensor,
+        prompts: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Written, Tensor, Tensor]:
+        """As `prefill`, behind `<image> text <|endofchunk|>` of each demonstration; one without an image is text alone."""
+        texts, pictures, slots = [], list(pixels_BCHW), []
+        for row, demonstrations in enumerate(shots):
+            text, seen = [], []
+            for image, words in demonstrations:
+                if image is not None:
+                    seen.append(len(pictures))
+                    pictures.append(image)
+                text += [
+                    *([self.marks.image] if image is not None else []),
+                    *words,
+                    self.marks.chunk,
+                ]
+            texts.append(text + self._query(prompts, row))
+            slots.append([*seen, row])
+        most = max(map(len, slots))
+        rows_MS = torch.tensor(
+            [row + [-1] * (most - len(row)) for row in slots], device=pixels_BCHW.device
+        )
+        # One key for all: what a tower remembers is told apart by pixels, and demonstrations come again.
+        stacked = torch.stack(pictures)
+        latents_NRD = self._latents(stacked, torch.zeros(len(stacked), dtype=torch.long))
+        return self._prefill(texts, _gathered(latents_NRD, rows_MS))
+
+    def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor, Tensor]:
+        """Append one token to every row: (state, logits_NV of the next, hidden_ND of this one)."""
+        with self._looking(Looks(state.media)):
+            hidden_N1D, past = self.lm.run(self._embed(tokens_N[:, None]), past=state.past)
+        return Written(past, state.media), self._words(hidden_N1D[:, -1]), hidden_N1D[:, -1]
+
+    def match(
+        self,
+        pixels_BCHW: Tensor,
+        tokens_BT: Tensor,
+        lengths_B: Tensor,
+        keys_B: Tensor | None = None,
+    ) -> Tensor:
+        """(B,) mean log p, in nats, of each text's words and its end, given its image; at most 0."""
+        ones = torch.ones_like(lengths_B)
+        pairs = interleave(
+            tokens_BT, lengths_B, ones, self.marks, images=1, ahead=[False] * len(tokens_BT)
+        )
+        latents_BRD = self._latents(pixels_BCHW, keys_B)
+        hidden_BTD, _ = self._read(pairs.tokens_MT, pairs.times_MT, latents_BRD[:, None])
+        labels_BT = pairs.labels_MT[:, 1:]
+        # Every document ends in <eos>, which says nothing of the pair.
+        counted_BT = (labels_BT != NO_LABEL) & (labels_BT != self.marks.eos)
+        log_probs_BTV = self._logits(hidden_BTD[:, :-1]).float().log_softmax(dim=-1)
+        found_BT = log_probs_BTV.gather(-1, labels_BT.clamp(min=0)[..., None])[..., 0]
+        return (found_BT * counted_BT).sum(dim=1) / counted_BT.sum(dim=1)
+
+    def answer(
+        self,
+        pixels_BCHW: Tensor,
+        questions: Sequence[str],
+        tokenizer: Tokenizer,
+        keys_B: Tensor | None = None,
+    ) -> list[str]:
+        """Greedy answers to "question: … answer:", at most as long as a caption."""
+        prompts = question_prompts(questions, tokenizer)
+        longest = self.config.max_tokens
+        written = greedy(
+            self, pixels_BCHW, keys_B, eos_id=self.marks.eos, max_tokens=longest, prompts=prompts
+        )
+        return [tokenizer.decode(ids) for ids in written]
+
+    def similarity_features(self, pixels_BCHW: Tensor) -> Tensor:
+        """(B, D) of the frozen tower: what demonstrations similar to an image are chosen by (RICES)."""
+        keys_B = torch.zeros(len(pixels_BCHW), dtype=torch.long)
+        return self.vision.encode(pixels_BCHW, keys_B)[1]
+
+    def param_groups(self) -> Sequence[Mapping[str, Any]]:
+        """Only the matrices of the gated layers decay (the paper's 0.1); resampler, vectors and tokens do not."""
+        gated = [param for param in self.gated.parameters() if param.ndim >= 2]
+        vectors = [param for param in self.gated.parameters() if param.ndim < 2]
+        spared = [*vectors, *self.resampler.parameters(), self.rows]
+        return [
+            {"name": "gated", "params": gated, "lr_scale": 1.0, "weight_decay": True},
+            {"name": "spared", "params": spared, "lr_scale": 1.0, "weight_decay": False},
+        ]
+
+    def after_step(self) -> None:
+        """Nothing to clamp."""
+
+    def _documents(self, batch: Batch) -> Documents:
+        images = self.config.images_per_document
+        count = -(-len(batch.tokens_BT) // images)
+        # The loop seeds torch before each step, so a resumed run draws the same.
+        draws = torch.rand(count).tolist() if self.training and images > 1 else [1.0] * count
+        return interleave(
+            batch.tokens_BT, batch.lengths_B, batch.prompts_B, self.marks, images=images,
+            ahead=[draw < self.config.ahead for draw in draws],
+        )  # fmt: skip
+
+    def _latents(self, pixels_BCHW: Tensor, keys_B: Tensor | None) -> Tensor:
+        map_BPD, _ = self.vision.encode(pixels_BCHW, keys_B)
+        return self.resampler(map_BPD[:, None])
+
+    def _read(
+        self,
+        tokens_MT: Tensor,
+        times_MT: Tensor,
+        latents_MSRD: Tensor,
+        mask_MT: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Documents with their images -> (hidden_MTD, the LM's cache)."""
+        media_MND = latents_MSRD.flatten(1, 2)
+        images, each = latents_MSRD.shape[1:3]
+        times_N = torch.arange(1, images + 1, device=times_MT.device).repeat_interleave(each)
+        sees_MTN = times_MT[..., None] == times_N
+        media = tuple(layer.attention.read(media_MND) for layer in self.gated)
+        with self._looking(Looks(media, sees_MTN)):
+            return self.lm.run(self._embed(tokens_MT), mask_BT=mask_MT)
+
+    @contextmanager
+    def _looking(self, looks: Looks) -> Iterator[None]:
+        """The LM with the gated layers before its blocks; outside of this it is nobody's but its own."""
+        blocks = list(self.lm.blocks)[self.config.every - 1 :: self.config.every]
+        handles = [
+            block.register_forward_pre_hook(_before(layer, media, looks.sees_MTN))
+            for block, layer, media in zip(blocks, self.gated, looks.media, strict=True)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _prefill(
+        self, texts: Sequence[Sequence[int]], latents_MSRD: Tensor
+    ) -> tuple[Written, Tensor, Tensor]:
+        """`<bos>` and texts, padded on the left so that each row's next word follows the last column."""
+        longest, device = max(map(len, texts)), latents_MSRD.device
+        self._refuse_text(longest + 1)
+        tokens_MT = torch.tensor(
+            [[self.marks.pad] * (longest - len(text)) + [self.marks.bos, *text] for text in texts],
+            device=device,
+        )
+        padding_M = torch.tensor([longest - len(text) for text in texts], device=device)
+        mask_MT = torch.arange(longest + 1, device=device) >= padding_M[:, None]
+        times_MT = (tokens_MT == self.marks.image).cumsum(dim=1)
+        hidden_MTD, past = self._read(tokens_MT, times_MT, latents_MSRD, mask_MT)
+        rows = torch.arange(len(texts), device=device)
+        last_MRD = latents_MSRD[rows, times_MT[:, -1] - 1]
+        media = tuple(layer.attention.read(last_MRD) for layer in self.gated)
+        words_MV = self._words(hidden_MTD[:, -1])
+        return Written(past, media), words_MV, hidden_MTD * mask_MT[..., None]
+
+    def _query(self, prompts: Sequence[Sequence[int]] | None, row: int) -> list[int]:
+        return [self.marks.image, *(prompts[row] if prompts else ())]
+
+    def _embed(self, tokens_MT: Tensor) -> Tensor:
+        """The LM's words, and our two tokens in their places."""
+        ours_MT = tokens_MT - self.lm.vocab_size
+        words_MTD = self.lm.embed(tokens_MT.clamp(max=self.lm.vocab_size - 1))
+        rows_MTD = self.rows[ours_MT.clamp(min=0)].to(words_MTD.dtype)
+        return torch.where((ours_MT >= 0)[..., None], rows_MTD, words_MTD)
+
+    def _logits(self, hidden_MTD: Tensor) -> Tensor:
+        """(…, V + 2): the LM's own, then those of `<image>` and `<|endofchunk|>`."""
+        words_MTV = self.lm.logits(hidden_MTD)
+        return torch.cat([words_MTV, nn.functional.linear(hidden_MTD, self.rows)], dim=-1)
+
+    def _words(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) for decoders: a chunk may end as a document does, and nobody writes an image."""
+        logits_NV = self._logits(hidden_ND)
+        words_NV = logits_NV[:, : self.lm.vocab_size].clone()
+        ends = (logits_NV[:, self.marks.eos], logits_NV[:, self.marks.chunk])
+        words_NV[:, self.marks.eos] = torch.logaddexp(*ends)
+        return words_NV
+
+    def _refuse_lm(self) -> None:
+        config = self.config
+        if not self.gated:
+            raise ConfigError(
+                f"every={config.every} leaves no gated layer in a language model of {len(self.lm.blocks)} blocks; "
+                f"at most {len(self.lm.blocks)} works."
+            )
+        self._refuse_text(config.images_per_document * config.max_tokens + 2)
+
+    def _refuse_text(self, tokens: int) -> None:
+        most = self.lm.max_positions
+        if most is not None and tokens > most:
+            raise ConfigError(
+                f"A text of {tokens} tokens, and the language model has {most} positions; take fewer demonstrations, "
+                "fewer images_per_document, a smaller max_tokens, or a language model trained with more positions."
+            )
+
+
+def question_prompts(questions: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Ids after `<bos>` of "question: … answer:", one list a question, of any length."""
+    tokens_BT, lengths_B = tokenizer.encode([question_prompt(each) for each in questions], 512)
+    return [
+        row[1 : length - 1]
+        for row, length in zip(tokens_BT.tolist(), lengths_B.tolist(), strict=True)
+    ]
+
+
+def _gathered(latents_BRD: Tensor, rows_MS: Tensor) -> Tensor:
+    """Each document's images (M, S, R, D); where it has fewer, row 0's, which no token sees."""
+    return latents_BRD[rows_MS.clamp(min=0)]
+
+
+def _before(layer: GatedCrossAttention, media: KeysValues, sees_MTN: Tensor | None) -> Any:
+    def look(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return layer(inputs[0], media, sees_MTN), *inputs[1:]
+
+    return look
