@@ -19,6 +19,7 @@ from components.models.backbones import VisionShape, VisionSlot, build_vision
 from components.models.blocks import CrossAttention, PreNormBlock, initialise_block
 from components.models.lite0 import Lite0
 from components.models.resnet import Residual
+from components.models.truncation import cut_short
 from components.objectives.contrastive import info_nce
 from components.records import Batch, BatchSpec, Loss
 
@@ -56,6 +57,8 @@ class ClipConfig(Config):
     """Width of the shared space."""
     flip: bool = False
     """Train on mirrored images too, with left and right swapped in their captions."""
+    truncate: bool = False
+    """Cut half of the training captions short at random, so that beginnings of captions can be scored (MAGIC)."""
 
     def __post_init__(self) -> None:
         # JSON knows no tuples; a config must equal itself after a checkpoint.
@@ -214,13 +217,21 @@ class Clip(nn.Module):
         """
         return F.normalize(self.text(tokens_BT[:, : int(lengths_B.max())]), dim=-1)
 
+    def cosine_scale(self) -> Tensor:
+        """What cosines are multiplied by, at most 100."""
+        return self.log_scale.exp()
+
     def loss(self, batch: Batch) -> Loss:
         """InfoNCE over the global batch; its part `scale` is what cosines are multiplied by."""
         image_BD = self.embed_images(batch.pixels_BCHW, batch.keys_B)
-        text_BD = self.embed_texts(batch.tokens_BT, batch.lengths_B)
+        texts = (batch.tokens_BT, batch.lengths_B, batch.groups_B)
+        tokens_BT, lengths_B, groups_B = (
+            cut_short(*texts) if self.training and self.config.truncate else texts
+        )
+        text_BD = self.embed_texts(tokens_BT, lengths_B)
         # No clamp here: it would stop the gradient at the bound. See after_step.
-        scale = self.log_scale.exp()
-        total = info_nce(image_BD, text_BD, scale, batch.groups_B)
+        scale = self.cosine_scale()
+        total = info_nce(image_BD, text_BD, scale, groups_B)
         return Loss(total, {"contrastive": total.detach(), "scale": scale.detach()})
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from components.abilities import LanguageModel, Shots
 from components.config import Config, ConfigError
 from components.data.texts import question_prompt
 from components.decoding.greedy import greedy
-from components.models.backbones import build_vision, frozen_vision
+from components.models.backbones import frozen_vision
 from components.models.blocks import KeysValues
 from components.models.interleave import NO_LABEL, Documents, Marks, interleave
 from components.models.parts import Part, handed
@@ -37,8 +37,6 @@ NO_PARTS: Mapping[str, Part] = MappingProxyType({})
 class FlamingoConfig(Config):
     """What joins the two frozen models; the defaults are the tiny preset."""
 
-    vision: Literal["part", "lite0"] = "part"
-    """Frozen image tower: the part "vision" (a trained CLIP or VirTex), or the pretrained Lite0."""
     image_px: int = 64
     """Side of the square input image, in pixels; what the tower was trained on."""
     max_tokens: int = 24
@@ -129,8 +127,7 @@ class Flamingo(nn.Module):
     """
 
     Config: ClassVar[type[FlamingoConfig]] = FlamingoConfig
-    PARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel}
-    STARTS: ClassVar[Mapping[str, type]] = {}
+    PARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel, "vision": nn.Module}
     TOKENIZER: ClassVar[str | None] = "lm"
     TEXT_ONLY_SHOTS: ClassVar[int] = 2
     """Demonstrations without images that stand before a query for which there are none: the paper's "0-shot"."""
@@ -140,11 +137,7 @@ class Flamingo(nn.Module):
         super().__init__()
         self.config = config
         self.lm: LanguageModel = handed(parts, "lm", LanguageModel, "Flamingo")
-        self.vision = (
-            frozen_vision(handed(parts, "vision", nn.Module, "Flamingo"), config.image_px)
-            if config.vision == "part"
-            else build_vision(config.vision, config.image_px)
-        )
+        self.vision = frozen_vision(handed(parts, "vision", nn.Module, "Flamingo"), config.image_px)
         self.resampler = Resampler(
             self.vision.map_width, latents=config.latents, layers=config.resampler_layers,
             frames=config.frames, heads=config.heads, head_width=config.head_width,
@@ -180,9 +173,7 @@ class Flamingo(nn.Module):
         )
 
     def initialise(self, parts: Mapping[str, Part] = NO_PARTS) -> None:
-        """Load a pretrained tower's weights, if it has one, and start the two tokens at the size words have."""
-        if self.config.vision != "part":
-            self.vision.initialise()
+        """Start the two tokens at the size that words have; the parts came as they are."""
         with torch.no_grad():
             words_VD = self.lm.embed(torch.arange(self.lm.vocab_size, device=self.rows.device))
             self.rows.normal_(std=float(words_VD.std()))
