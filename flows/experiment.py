@@ -6,8 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from components.abilities import Captions
-from components.catalog import FAMILIES, SOURCES
+from components.catalog import MODELS, SOURCES
 from components.config import Config, ConfigError
 from components.evaluation.measure import measurable
 from components.evaluation.plan import EvaluationPlan
+from components.models.parts import Origin
 from components.table import UnknownName
 from components.training.plan import TrainingPlan
+from flows.slots import nearest, read_parts
 from registry.gates import Rule, check_rules
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -29,6 +30,7 @@ KEYS: dict[str, type] = {
     "family": str,
     "source": str,
     "model": dict,
+    "parts": dict,
     "training": dict,
     "evaluation": dict,
     "gate": list,
@@ -67,19 +69,24 @@ class Experiment:
     source: str
     model: Config
     training: TrainingPlan
+    parts: Mapping[str, Origin] = field(default_factory=dict)
+    """What the family's slots are handed; a stage's digest is filled in before anything is named by it."""
     evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
     gate: tuple[Rule, ...] = ()
 
     @property
     def digest(self) -> str:
         """sha256 of what decides the weights; a changed gate or evaluation judges the same weights anew."""
-        decides = (
+        decides: tuple[Any, ...] = (
             self.name,
             self.family,
             self.source,
             self.model.to_dict(),
             self.training.to_dict(),
         )
+        if self.parts:
+            named = {slot: asdict(origin) for slot, origin in self.parts.items()}
+            decides += ({slot: {**origin, "path": ""} for slot, origin in named.items()},)
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -101,7 +108,7 @@ def shipped(name: str) -> str:
     known = [experiment.value for experiment in ExperimentName]
     if name not in known:
         raise UnknownName(
-            f"No experiment {_short(name)}.{_nearest(Path(name).stem, known)} Known: {', '.join(known)}. "
+            f"No experiment {_short(name)}.{nearest(Path(name).stem, known)} Known: {', '.join(known)}. "
             "A new experiment is one file in flows/experiments/."
         )
     return name
@@ -143,7 +150,7 @@ def _override(text: dict[str, Any], override: str) -> None:
         )
     if section not in SECTIONS:
         raise UnknownName(
-            f'The override {_short(override)} names section "{section}".{_nearest(section, SECTIONS)} '
+            f'The override {_short(override)} names section "{section}".{nearest(section, SECTIONS)} '
             f"Those that can be overridden: {', '.join(SECTIONS)}."
         )
     text.setdefault(section, {})[key] = _yaml(value, f"The override {_short(override)}")
@@ -162,7 +169,7 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
     missing = [key for key in ("family", "source") if key not in text]
     if missing:
         raise ConfigError(f"{path} names no {' and no '.join(missing)}.")
-    family = FAMILIES[text["family"]]
+    family = MODELS[text["family"]]
     SOURCES[text["source"]]
     settings = dict(text.get("model", {}))
     preset = family.Config.preset(settings.pop("preset", "tiny"))
@@ -171,6 +178,7 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
         family=text["family"],
         source=text["source"],
         model=_validate(family.Config, preset.to_dict() | settings, f"{path}: model"),
+        parts=_parts(family, text.get("parts", {}), path),
         training=_validate(TrainingPlan, text.get("training", {}), f"{path}: training"),
         evaluation=_validate(EvaluationPlan, text.get("evaluation", {}), f"{path}: evaluation"),
         gate=tuple(_validate(Rule, rule, f"{path}: gate") for rule in text.get("gate", ())),
@@ -185,6 +193,14 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
             f"{path}: evaluation.max_tokens is {asked}; the model writes at most model.max_tokens, which is {longest}."
         )
     return experiment
+
+
+def _parts(family: type, text: Mapping[str, Any], path: Path) -> dict[str, Origin]:
+    parts = read_parts(family, text, f"{path}: parts")
+    for slot, origin in parts.items():
+        if origin.kind == "stage" and shipped(origin.name) == path.stem:
+            raise ConfigError(f"{path}: parts.{slot} is this experiment itself; name another.")
+    return parts
 
 
 def _validate(record: type, values: Mapping[str, Any], where: str) -> Any:
@@ -205,13 +221,8 @@ def _refuse_unknown(values: Mapping[str, Any], known: Any, where: str) -> None:
     for key in values:
         if key not in known:
             raise UnknownName(
-                f'{where} has no key "{key}".{_nearest(str(key), known)} Known: {", ".join(known)}.'
+                f'{where} has no key "{key}".{nearest(str(key), known)} Known: {", ".join(known)}.'
             )
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f' Did you mean "{near[0]}"?' if near else ""
 
 
 def _short(value: Any) -> str:

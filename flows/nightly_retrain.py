@@ -1,5 +1,7 @@
 """The whole night, in order: fresh data, each experiment retrained if something changed, a gated champion out."""
 
+from functools import cache
+
 from prefect import flow, get_run_logger
 
 from flows.decisions import decide, is_decided, next_attempt, settle, unchanged
@@ -7,6 +9,7 @@ from flows.experiment import ExperimentName, Launcher, read_experiment, run_key
 from flows.outcome import Outcome
 from flows.publishing import alone, closing, open_night, publish
 from flows.refresh_dataset import refresh_dataset
+from flows.stages import with_stages
 from flows.steps import make_candidate, ray_for
 from flows.timing import Night
 
@@ -30,11 +33,11 @@ def nightly_retrain(
         launcher: Where training runs: jobs on the Ray head of `diptych up`, local on a Ray of the run's own, inline without.
     """
     clock = Night()
-    night = [read_experiment(name, overrides) for name in dict.fromkeys(experiments)]
-    settle([experiment.name for experiment in night])
-    revisions = {
-        source: refresh_dataset(source) for source in sorted({each.source for each in night})
-    }
+    asked = [read_experiment(name, overrides) for name in dict.fromkeys(experiments)]
+    settle([experiment.name for experiment in asked])
+    revision_of = cache(refresh_dataset)
+    revisions = {source: revision_of(source) for source in sorted({each.source for each in asked})}
+    night = [with_stages(each, revision_of, launcher) for each in asked]
     attempts = {
         each.name: next_attempt(each, revisions[each.source].shards.digest, is_decided)
         for each in night

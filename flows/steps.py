@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -64,6 +65,7 @@ def training_job(experiment: Experiment, shards: Shards, attempt: int) -> Traini
         family=experiment.family,
         config=experiment.model.to_dict(),
         plan=replace(experiment.training, seed=experiment.training.seed + attempt),
+        parts=experiment.parts,
         shards=shards.path,
         folder=services().settings.runs / run_key(experiment, shards.digest, attempt),
     )
@@ -103,9 +105,25 @@ def open_run(
         "model": job.config,
         "training": job.plan.to_dict(),
     }
+    if job.parts:
+        settings["parts"] = {
+            slot: f"{origin.kind}:{origin.name}@{origin.digest[:12]}"
+            for slot, origin in job.parts.items()
+        }
+        tracking.log_tags(run_id, lineage(job))
     tracking.log_params(run_id, settings)
     tracking.log_data(run_id, revision)
     return run_id
+
+
+def lineage(job: TrainingJob) -> dict[str, str]:
+    """The runs that made this one's parts: slot -> MLflow run, so that one page leads to the other."""
+    # A stage's checkpoint lies in <run key>/checkpoints/step-…: its run is found by that key.
+    keys = {
+        slot: Path(origin.path).parents[1].name for slot, origin in job.parts.items() if origin.path
+    }
+    found = {slot: services().tracking.find_run(key) for slot, key in keys.items()}
+    return {f"diptych.part.{slot}.run": run for slot, run in found.items() if run}
 
 
 @task(

@@ -1,5 +1,7 @@
 """One experiment on its data, up to a registered version; the gate is asked by promote_model."""
 
+from functools import cache
+
 from prefect import flow
 
 from flows.decisions import is_registered, next_attempt
@@ -7,6 +9,7 @@ from flows.experiment import ExperimentName, Launcher, read_experiment
 from flows.outcome import Outcome
 from flows.publishing import alone, closing, publish
 from flows.refresh_dataset import refresh_dataset
+from flows.stages import with_stages
 from flows.steps import links, make_candidate
 
 
@@ -23,8 +26,9 @@ def train_model(
         overrides: Settings changed for this run, as "training.lr=1e-4".
         launcher: Where training runs: jobs on the Ray head of `diptych up`, local on a Ray of the run's own, inline without.
     """
-    chosen = read_experiment(experiment, overrides)
-    revision = refresh_dataset(chosen.source)
+    revision_of = cache(refresh_dataset)
+    chosen = with_stages(read_experiment(experiment, overrides), revision_of, launcher)
+    revision = revision_of(chosen.source)
     with alone(chosen.name):
         attempt = next_attempt(chosen, revision.shards.digest, is_registered)
         candidate = make_candidate(chosen, revision, attempt, launcher)

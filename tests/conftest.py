@@ -34,11 +34,14 @@ from io import BytesIO
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
+from components.catalog import MODELS
 from components.data.batches import Batches, load_split
-from components.data.shards import write_shards
+from components.data.shards import read_manifest, write_shards
 from components.data.text import Tokenizer
-from components.records import Batch, BatchSpec, Sample, Shards
+from components.records import Batch, BatchSpec, Box, Question, Row, Sample, Shards
+from components.training.building import build, random_part, slots
 
 # A shell that starts the tests in the background has SIGINT ignored, and every child would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -85,6 +88,26 @@ def batch_for(tiny_shards: Shards, tiny_tokenizer: Tokenizer) -> Callable[[Batch
     return make
 
 
+@pytest.fixture(scope="session")
+def tiny_rows(tiny_shards: Shards) -> list[Row]:
+    """The training rows of `tiny_samples`."""
+    return [row for row in read_manifest(tiny_shards) if row.sample.split == "train"]
+
+
+@pytest.fixture(scope="session")
+def build_tiny(tiny_tokenizer: Tokenizer, tiny_rows: list[Row]) -> Callable[..., nn.Module]:
+    """`build_tiny("clip", seed=0, **settings)`: the tiny preset of any family or stage, stand-ins in its slots."""
+
+    def make(name: str, seed: int = 0, **settings: object) -> nn.Module:
+        family = MODELS[name]
+        config = family.Config(**{**family.Config.tiny().to_dict(), **settings})
+        parts = {slot: random_part(slot, tiny_tokenizer) for slot in slots(family)}
+        torch.manual_seed(seed)
+        return build(name, config.fitted(tiny_rows, tiny_tokenizer), parts)
+
+    return make
+
+
 @pytest.fixture
 def tiny_batch(batch_for: Callable[[BatchSpec, int], Batch]) -> Batch:
     """Eight training images of 32 px."""
@@ -97,7 +120,8 @@ def _drawing(colour: str, shape: str, copy: int) -> Sample:
     else:
         split = ("train", "train", "train", "train", "val", "test")[copy]
     picture = Image.new("RGB", (TINY_PX, TINY_PX), ("#ffffff", "#e8e8e8")[copy % 2])
-    _draw(ImageDraw.Draw(picture), shape, COLOURS[colour], left=2 + 2 * copy, top=12 - 2 * copy)
+    left, top = 2 + 2 * copy, 12 - 2 * copy
+    _draw(ImageDraw.Draw(picture), shape, COLOURS[colour], left=left, top=top)
     buffer = BytesIO()
     picture.save(buffer, "PNG")
     return Sample(
@@ -110,6 +134,19 @@ def _drawing(colour: str, shape: str, copy: int) -> Sample:
         concept_family=f"{colour}-{shape}",
         origin="tests/conftest.py",
         license="CC0-1.0",
+        boxes=(
+            Box(
+                label=f"{colour} {shape}",
+                left_px=left,
+                top_px=top,
+                right_px=left + 18,
+                bottom_px=top + 18,
+            ),
+        ),
+        questions=(
+            Question(text=f"what color is the {shape} ?", answers=(colour,)),
+            Question(text=f"what shape is {colour} ?", answers=(shape,)),
+        ),
     )
 
 

@@ -1,9 +1,9 @@
 """Shards + `BatchSpec` -> batches: the same for one worker or many, and a pure function of the step.
 
 Sampling: each epoch is a permutation of the split made from (seed, epoch), cut into global batches, the rest dropped.
-Which caption an image gets, and whether it is mirrored, is drawn from a counter-based generator (Philox; Salmon et
-al. 2011) keyed by (seed, step), one draw a row of the global batch. So a rank cuts its slice from draws that all
-ranks share, and a resumed run continues with the batches it would have seen.
+Which text an image gets, and whether it is mirrored, is drawn from counter-based generators (Philox; Salmon et al.
+2011) keyed by (seed, step), one for each row of the global batch. So a rank cuts its slice from draws that all ranks
+share, and a resumed run continues with the batches it would have seen.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from components.data.row_boxes import base_classes, boxes_of
+from components.data.second_captions import second_captions
 from components.data.shards import read_images, read_manifest
 from components.data.text import Tokenizer
-from components.data.transforms import UnreadableImage, decode, mirror, swap_left_right
+from components.data.texts import TEXTS
+from components.data.transforms import UnreadableImage, decode, mirror
 from components.records import Batch, BatchSpec, Row, Shards
 
 
@@ -38,7 +42,7 @@ class SplitImages:
 
 
 def load_split(shards: Shards, split: str, side_px: int) -> SplitImages:
-    """Read and decode every image of a split, once.
+    """Read and decode every image of a split, once; none with `side_px` 0, for those that read texts alone.
 
     Raises `BatchesRefused` for a split without images, `ShardsDamaged`, and `UnreadableImage` naming the sample.
     """
@@ -48,7 +52,7 @@ def load_split(shards: Shards, split: str, side_px: int) -> SplitImages:
             f'{shards.path} has no images of the split "{split}"; it has {dict(shards.counts)}.'
         )
     pixels_NCHW = np.empty((len(rows), 3, side_px, side_px), dtype=np.uint8)
-    for index, image in enumerate(read_images(shards, rows)):
+    for index, image in enumerate(read_images(shards, rows if side_px else [])):
         try:
             pixels_NCHW[index] = decode(image, side_px)
         except UnreadableImage as error:
@@ -79,41 +83,85 @@ class Batches:
         self._slice = slice(rank * share, (rank + 1) * share)
         self.steps_per_epoch = len(images.rows) // batch_size
         self._order = lru_cache(maxsize=2)(self._permutation)
+        self._text = TEXTS[spec.texts]
+        self._classes = base_classes(images.rows) if spec.boxes else []
+        self._names = tokenizer.encode(self._classes, spec.max_tokens)
 
     def batch(self, step: int) -> Batch:
         """This rank's slice of the global batch of a step, counted from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self._batch_size
         index_B = self._order(epoch)[start : start + self._batch_size]
-        draw_B2 = np.random.Generator(
-            np.random.Philox(key=np.array([self._seed, step], np.uint64))
-        ).random((self._batch_size, 2))
-        mirrored_B = (draw_B2[:, 1] < 0.5) & self._spec.flip
-        captions = [
-            _caption(self._images.rows[index], draw, mirrored)
-            for index, draw, mirrored in zip(index_B, draw_B2[:, 0], mirrored_B, strict=True)
-        ]
-        return self._assemble(index_B, mirrored_B, captions)
+        randoms = [self._random(step, row) for row in range(self._batch_size)]
+        mirrored_B = np.array([random.random() < 0.5 for random in randoms]) & self._spec.flip
+        return self._assemble(index_B, mirrored_B, randoms)
+
+    def _random(self, step: int, row: int) -> np.random.Generator:
+        # The row stands in the counter's upper half: no row ever draws what another draws.
+        key = np.array([self._seed, step], np.uint64)
+        return np.random.Generator(
+            np.random.Philox(key=key, counter=np.array([0, 0, row, 0], np.uint64))
+        )
 
     def _assemble(
-        self, index_B: NDArray[np.int64], mirrored_B: NDArray[np.bool_], captions: list[str]
+        self,
+        index_B: NDArray[np.int64],
+        mirrored_B: NDArray[np.bool_],
+        randoms: Sequence[np.random.Generator],
     ) -> Batch:
         # Texts and groups are made of the global batch, so that all ranks agree on T and on group numbers.
-        tokens_BT, lengths_B = self._tokenizer.encode(captions, self._spec.max_tokens)
+        spec, mine = self._spec, self._slice
         rows = [self._images.rows[index] for index in index_B]
+        drawn = [
+            self._draw(row, random, bool(mirrored))
+            for row, random, mirrored in zip(rows, randoms, mirrored_B, strict=True)
+        ]
+        tokens_BT, lengths_B, prompts_B = self._tokenizer.encode_segments(
+            [(prompt, text) for prompt, text, _ in drawn], spec.max_tokens
+        )
         groups_B = groups(tokens_BT.tolist(), [row.pixels_sha256 for row in rows])
         keys_B = np.array([2 * row.key for row in rows], np.int64) + mirrored_B
-        mine = self._slice
         pixels_BCHW = self._images.pixels_NCHW.numpy()[index_B[mine]]
         pixels_BCHW[mirrored_B[mine]] = mirror(pixels_BCHW[mirrored_B[mine]])
+        asked: dict[str, Any] = {}
+        if spec.second_caption:
+            asked |= self._second(index_B, randoms)
+        if spec.answers:
+            asked["answers_BA"] = answer_targets([answers for *_, answers in drawn], spec.answers)[
+                mine
+            ]
+        if spec.boxes:
+            turned = mirrored_B[mine].tolist()
+            asked["boxes"] = boxes_of(rows[mine], turned, spec.image_px, self._classes, self._names)
         return Batch(
             pixels_BCHW=torch.from_numpy(pixels_BCHW),
             tokens_BT=tokens_BT[mine],
             lengths_B=lengths_B[mine],
             groups_B=torch.from_numpy(groups_B[mine]),
             keys_B=torch.from_numpy(keys_B[mine]),
-            prompts_B=torch.ones(len(keys_B[mine]), dtype=torch.int64),
+            prompts_B=prompts_B[mine],
+            **asked,
         )
+
+    def _draw(
+        self, row: Row, random: np.random.Generator, mirrored: bool
+    ) -> tuple[Sequence[str], Sequence[str], tuple[str, ...]]:
+        """Prompt, text and, where answers are scored, the right ones of the question that is the text."""
+        if not self._spec.answers:
+            return *self._text(row, random, mirrored), ()
+        question = row.sample.questions[int(random.integers(len(row.sample.questions)))]
+        return (), (question.text,), question.answers
+
+    def _second(
+        self, index_B: NDArray[np.int64], randoms: Sequence[np.random.Generator]
+    ) -> dict[str, Tensor]:
+        captions, same = second_captions(self._images.rows, index_B, randoms)
+        tokens_BT, lengths_B = self._tokenizer.encode(captions, self._spec.max_tokens)
+        return {
+            "second_BT": tokens_BT[self._slice],
+            "second_lengths_B": lengths_B[self._slice],
+            "second_same_B": torch.tensor(same)[self._slice],
+        }
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._images.rows))
@@ -142,10 +190,18 @@ def groups(tokens: Sequence[Sequence[int]], pixels: Sequence[str]) -> NDArray[np
     return np.array([root(row) for row in range(len(tokens))], np.int64)
 
 
-def _caption(row: Row, draw: float, mirrored: bool) -> str:
-    captions = row.sample.captions
-    caption = captions[int(draw * len(captions))]
-    return swap_left_right(caption) if mirrored else caption
+def answer_targets(right: Sequence[Sequence[str]], known: Sequence[str]) -> Tensor:
+    """(B, A) float32: 1 for each known answer that is right, 0 for the others.
+
+    VQA's soft target `min(0.3 count, 1)` is 1 for an answer that all of the ten people gave, and ours have one voice.
+    """
+    number = {answer: index for index, answer in enumerate(known)}
+    targets_BA = torch.zeros(len(right), len(known))
+    for row, answers in enumerate(right):
+        for answer in answers:
+            if answer in number:
+                targets_BA[row, number[answer]] = 1.0
+    return targets_BA
 
 
 def _refuse_images(images: SplitImages, spec: BatchSpec) -> None:
@@ -159,6 +215,10 @@ def _refuse_images(images: SplitImages, spec: BatchSpec) -> None:
         if not row.sample.captions:
             raise BatchesRefused(
                 f'Sample "{row.sample.id}" has no caption; leave it out of its source.'
+            )
+        if spec.answers and not row.sample.questions:
+            raise BatchesRefused(
+                f'Sample "{row.sample.id}" has no question; answers are learnt from a source with questions.'
             )
 
 

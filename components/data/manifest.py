@@ -99,6 +99,12 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise LineDamaged(f"is {_short(value)}, neither true nor false")
+    return value
+
+
 def _split(value: Any) -> str:
     if value not in SPLITS:
         raise LineDamaged(f"is {_short(value)}, not one of {', '.join(SPLITS)}")
@@ -126,6 +132,7 @@ _BOX_FIELDS: dict[str, Callable[[Any], Any]] = {
     "top_px": _number,
     "right_px": _number,
     "bottom_px": _number,
+    "novel": _truth,
 }
 _QUESTION_FIELDS: dict[str, Callable[[Any], Any]] = {"text": _text, "answers": _texts}
 _ROW_FIELDS: dict[str, Callable[[Any], Any]] = {

@@ -6,7 +6,7 @@ that the tokenizer joins with its `<sep>`, which no text can spell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -84,6 +84,14 @@ def question_prompt(question: str) -> str:
     'question: what color is the star ? answer:'
     """
     return f"question: {question} answer:"
+
+
+def all_texts(row: Row) -> Iterator[str]:
+    """All that is said of an image: captions, and questions with their answers; what a tokenizer is made from."""
+    yield from row.sample.captions
+    for question in row.sample.questions:
+        yield question_prompt(question.text)
+        yield from question.answers
 
 
 TEXTS: Table[DrawText] = Table(

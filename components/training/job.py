@@ -23,6 +23,7 @@ from components.config import ConfigError
 from components.data.batches import Batches, load_split
 from components.data.shards import open_shards, read_manifest
 from components.data.text import Tokenizer
+from components.data.texts import all_texts
 from components.failpoint import failpoint
 from components.models.parts import Origin, Part
 from components.records import BatchSpec, Checkpoint, Row, Shards
@@ -197,8 +198,8 @@ def _parts(
     elif resumed:
         tokenizer = checkpoint.load_tokenizer(resumed.path)
     else:
-        captions = (caption for row in rows for caption in row.sample.captions)
-        tokenizer = Tokenizer.train(captions, job.plan.vocab_size)
+        texts = (text for row in rows for text in all_texts(row))
+        tokenizer = Tokenizer.train(texts, job.plan.vocab_size)
     invented = {
         slot: random_part(slot, tokenizer)
         for slot, origin in job.parts.items()

@@ -87,7 +87,7 @@ def train(
     done = latest(job.checkpoints)
     if done and done.step == job.steps:  # then no Ray is started to say so
         claim(job.folder, job.to_dict(), begun=True)
-    elif launcher == "inline":
+    elif launcher == "inline" or not job.learns:  # one pass needs no cluster
         _run_inline(job, follower)
     elif launcher == "local":
         _run_local(job, follower)

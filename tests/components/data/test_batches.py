@@ -12,7 +12,7 @@ from components.data.batches import Batches, BatchesRefused, SplitImages, groups
 from components.data.shards import write_shards
 from components.data.text import Tokenizer
 from components.data.transforms import UnreadableImage, decode
-from components.records import Batch, BatchSpec, Sample, Shards
+from components.records import Batch, BatchSpec, Box, Sample, Shards
 
 SPEC = BatchSpec(image_px=32, max_tokens=24, flip=True)
 FIELDS = ("pixels_BCHW", "tokens_BT", "lengths_B", "groups_B", "keys_B")
@@ -234,3 +234,92 @@ def test_an_image_without_captions_is_refused_by_id(
     images = load_split(write_shards([silent], tmp_path / "shards"), "train", 32)
     with pytest.raises(BatchesRefused, match=f'"{silent.id}" has no caption'):
         Batches(images, SPEC, tiny_tokenizer, 1, 0)
+
+
+def test_a_question_is_given_and_its_answer_learnt(
+    images: SplitImages, tiny_tokenizer: Tokenizer
+) -> None:
+    spec = BatchSpec(image_px=32, max_tokens=96, texts="questions")
+    batch = Batches(images, spec, tiny_tokenizer, 8, 0).batch(0)
+    for tokens_T, given in zip(batch.tokens_BT, batch.prompts_B.tolist(), strict=True):
+        prompt, answer = (
+            tiny_tokenizer.decode(tokens_T[:given]),
+            tiny_tokenizer.decode(tokens_T[given:]),
+        )
+        assert prompt.startswith("question: what ")
+        assert prompt.endswith("? answer:")
+        assert answer in {"red", "green", "blue", "yellow", "circle", "square", "triangle", "cross"}
+
+
+def test_a_caption_gives_only_its_beginning(images: SplitImages, tiny_tokenizer: Tokenizer) -> None:
+    assert Batches(images, SPEC, tiny_tokenizer, 8, 0).batch(0).prompts_B.tolist() == [1] * 8
+
+
+def test_texts_alone_load_no_pixels(tiny_shards: Shards, tiny_tokenizer: Tokenizer) -> None:
+    spec = BatchSpec(image_px=0, max_tokens=24, texts="documents")
+    batch = Batches(load_split(tiny_shards, "train", 0), spec, tiny_tokenizer, 8, 0).batch(0)
+    assert batch.pixels_BCHW.shape == (8, 3, 0, 0)
+    assert batch.tokens_BT.shape[0] == 8
+
+
+def test_half_of_the_second_captions_are_of_the_same_image_and_none_of_the_others_describes_it(
+    images: SplitImages, tiny_tokenizer: Tokenizer
+) -> None:
+    spec = BatchSpec(image_px=32, max_tokens=16, second_caption=True)
+    batches, same = Batches(images, spec, tiny_tokenizer, 56, 0), []
+    captions = {row.key: row.sample.captions for row in images.rows}
+    for step in range(40):
+        batch = batches.batch(step)
+        same += batch.second_same_B.tolist()
+        for row, key in enumerate((batch.keys_B // 2).tolist()):
+            second = tiny_tokenizer.decode(batch.second_BT[row])
+            assert (second in captions[key]) == bool(batch.second_same_B[row])
+    assert abs(sum(same) / len(same) - 0.5) < 0.02
+
+
+def test_boxes_follow_their_image_through_scale_and_mirror(
+    images: SplitImages, tiny_shards: Shards, tiny_tokenizer: Tokenizer
+) -> None:
+    spec = BatchSpec(image_px=64, max_tokens=16, boxes=True, flip=True)
+    double = load_split(tiny_shards, "train", 64)
+    batch = Batches(double, spec, tiny_tokenizer, 16, 0).batch(0)
+    by_key = {row.key: row.sample.boxes[0] for row in images.rows}
+    names = [tiny_tokenizer.decode(row) for row in batch.boxes.class_tokens_CT]
+    assert set((batch.keys_B % 2).tolist()) == {0, 1}
+    for row, key in enumerate(batch.keys_B.tolist()):
+        box = by_key[key // 2]
+        left, right = 2 * box.left_px, min(2 * box.right_px, 64)
+        expected = [64 - right, 64 - left] if key % 2 else [left, right]
+        assert batch.boxes.corners_BO4[row, 0, [0, 2]].tolist() == expected
+        assert names[batch.boxes.classes_BO[row, 0]] == box.label
+
+
+def test_novel_boxes_change_no_batch(tiny_samples: list[Sample], tiny_tokenizer, tmp_path) -> None:
+    spec = BatchSpec(image_px=32, max_tokens=16, boxes=True)
+    train = [sample for sample in tiny_samples if sample.split == "train"]
+    novel = Box(label="zebra", left_px=0, top_px=0, right_px=9, bottom_px=9, novel=True)
+    marked = [replace(sample, boxes=(*sample.boxes, novel)) for sample in train]
+    without, beside = (
+        Batches(
+            load_split(write_shards(some, tmp_path / name), "train", 32), spec, tiny_tokenizer, 8, 0
+        )
+        for name, some in (("without", train), ("beside", marked))
+    )
+    one, other = without.batch(1), beside.batch(1)
+    assert equal(one, other)
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(vars(one.boxes).values(), vars(other.boxes).values(), strict=True)
+    )
+
+
+def test_right_answers_are_targets_and_unknown_ones_are_none(
+    images: SplitImages, tiny_tokenizer
+) -> None:
+    spec = BatchSpec(image_px=32, max_tokens=96, answers=("red", "circle"))
+    batch = Batches(images, spec, tiny_tokenizer, 16, 0).batch(0)
+    by_key = {row.key: row.sample.questions for row in images.rows}
+    for row, key in enumerate((batch.keys_B // 2).tolist()):
+        text = tiny_tokenizer.decode(batch.tokens_BT[row])
+        right = next(each.answers for each in by_key[key] if each.text == text)
+        assert batch.answers_BA[row].tolist() == [float("red" in right), float("circle" in right)]

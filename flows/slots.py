@@ -1,0 +1,53 @@
+"""What an experiment's `parts` say -> where each slot's part comes from; a mistake is told before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import get_args
+
+from components.catalog import PACKAGES
+from components.config import ConfigError
+from components.models.parts import Kind, Origin
+from components.table import UnknownName
+from components.training.building import slots, starts
+
+
+def read_parts(family: type, text: Mapping[str, object], where: str) -> dict[str, Origin]:
+    """`{slot: "kind:name"}` as origins.
+
+    Raises UnknownName for a slot, kind or package nobody knows, with the nearest, and ConfigError for a slot that is
+    left empty.
+    """
+    known = {**slots(family), **starts(family)}
+    for slot in text:
+        if slot not in known:
+            takes = f"its slots are {', '.join(known)}" if known else "it has no slots"
+            raise UnknownName(f'{where}: no slot "{slot}".{nearest(str(slot), known)} {takes}.')
+    missing = [slot for slot in known if slot not in text]
+    if missing:
+        raise ConfigError(
+            f"{where} leaves {', '.join(missing)} empty; say what goes there, as "
+            f"`{missing[0]}: stage:EXPERIMENT`, or `random` for a stand-in."
+        )
+    return {slot: _origin(str(value), f"{where}.{slot}") for slot, value in text.items()}
+
+
+def nearest(name: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
+    """A guess at what was meant, as a sentence; empty if nothing is near."""
+    near = get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def _origin(text: str, where: str) -> Origin:
+    kind, _, name = text.partition(":")
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    if kind not in kinds:
+        raise UnknownName(
+            f'{where}: "{text[:80]}" is none of stage:EXPERIMENT, package:NAME, folder:PATH, hub:NAME, random.'
+        )
+    if not name and kind != "random":
+        raise ConfigError(f"{where}: {kind}: names nothing; write {kind}:NAME.")
+    if kind == "package":
+        PACKAGES[name]
+    return Origin(kind=kind, name=name)  # type: ignore[arg-type]

@@ -1,0 +1,48 @@
+"""The stages an experiment's slots ask for, trained where they are not known yet, in the order they need each other."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from prefect import get_run_logger
+
+from components.models.parts import Origin
+from components.records import Checkpoint, Revision
+from components.training.checkpoint import latest
+from flows.experiment import Experiment, read_experiment
+from flows.publishing import alone, closing
+from flows.services import services
+from flows.steps import open_run, train, training_job
+
+RevisionOf = Callable[[str], Revision]
+
+
+def with_stages(experiment: Experiment, revision_of: RevisionOf, launcher: str) -> Experiment:
+    """The experiment with every `stage:` slot filled by a checkpoint: its digest is part of what names a run."""
+    filled = {
+        slot: _filled(origin, revision_of, launcher) if origin.kind == "stage" else origin
+        for slot, origin in experiment.parts.items()
+    }
+    return replace(experiment, parts=filled)
+
+
+def make_stage(name: str, revision_of: RevisionOf, launcher: str) -> Checkpoint:
+    """The checkpoint of a stage on today's data; trained once for the same settings, data and parts."""
+    experiment = with_stages(read_experiment(name), revision_of, launcher)
+    revision = revision_of(experiment.source)
+    job = training_job(experiment, revision.shards, 0)
+    tracking = services().tracking
+    with alone(f"stage-{experiment.name}"):
+        known, run_id = latest(job.checkpoints), tracking.find_run(job.folder.name)
+        if known and known.step == job.steps and run_id and not tracking.is_open(run_id):
+            get_run_logger().info("stage %s is known: %s", name, job.folder.name)
+            return known
+        run_id = open_run(experiment, revision, job, None)
+        with closing(run_id):
+            checkpoint = train(experiment.name, job, launcher, run_id)
+            tracking.log_file(run_id, checkpoint.path, "checkpoint")
+    return checkpoint
+
+
+def _filled(origin: Origin, revision_of: RevisionOf, launcher: str) -> Origin:
+    checkpoint = make_stage(origin.name, revision_of, launcher)
+    return replace(origin, digest=checkpoint.digest, path=str(checkpoint.path))
