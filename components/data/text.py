@@ -78,10 +78,14 @@ class Tokenizer:
         return cls(bpe)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote; raise `TokenizerError` for a file that is something else."""
+    def load(cls, path: Path) -> Tokenizer:
+        """Read what `save` wrote, be it ours or a pretrained one; raise `TokenizerError` for any other file."""
+        from components.data.pretrained_text import PretrainedTokenizer  # it is made of this class
+
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
+            if "special_ids" in saved:
+                return PretrainedTokenizer.from_saved(saved)
             if saved.keys() != {"specials", "eos", "bpe"} or tuple(saved["specials"]) != SPECIALS:
                 raise ValueError("its keys or specials are not ours")
             return cls(tokenizers.Tokenizer.from_str(json.dumps(saved["bpe"])))
