@@ -49,6 +49,14 @@ class Embeds(Protocol):
         """Token ids -> (B, D), each row of length 1."""
 
 
+@runtime_checkable
+class Contrasts(Embeds, Protocol):
+    """Embeds, and was trained by a softmax over scaled cosines."""
+
+    def cosine_scale(self) -> Tensor:
+        """What its loss multiplies cosines by, a scalar."""
+
+
 class DecoderState(Protocol):
     """A decoder's memory and cache for a batch of texts being written."""
 
@@ -80,6 +88,14 @@ class Captions(Protocol):
 
     def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor, Tensor]:
         """Append one token to every row: (state, logits_NV of the next, hidden_ND of this one)."""
+
+
+@runtime_checkable
+class Steers(Captions, Protocol):
+    """Writes with an eye on the image only through its scores of candidates (MAGIC)."""
+
+    def steer(self, state: Any, candidates_BK: Tensor) -> Tensor:
+        """(B, K): how well each row's text fits its image with the candidate appended, on a softmax's scale."""
 
 
 @runtime_checkable

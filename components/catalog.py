@@ -7,11 +7,16 @@ from typing import Any
 
 from components.data.sources import emoji, shapes
 from components.decoding.beam import beam
+from components.decoding.contrastive import contrastive
 from components.decoding.greedy import greedy
+from components.decoding.magic import magic
+from components.decoding.nucleus import nucleus
 from components.metrics.metric import Metric
 from components.models.causal_lm import CausalLm
 from components.models.clip import Clip
+from components.models.flamingo import Flamingo
 from components.models.parts import Part
+from components.models.simvlm import SimVLM
 from components.models.virtex import VirTex
 from components.models.visualgpt import VisualGpt
 from components.records import Sample
@@ -21,6 +26,8 @@ FAMILIES: Table[type[Any]] = Table(
     "model family",
     {
         "clip": Clip,
+        "flamingo": Flamingo,
+        "simvlm": SimVLM,
         "virtex": VirTex,
         "visualgpt": VisualGpt,
     },
@@ -56,7 +63,10 @@ DECODERS: Table[Any] = Table(
     "decoder",
     {
         "beam": beam,
+        "contrastive": contrastive,
         "greedy": greedy,
+        "magic": magic,
+        "nucleus": nucleus,
     },
 )
 
@@ -75,16 +85,36 @@ _CIDER = "Vedantam et al. 2015, arXiv:1411.5726, as pycocoevalcap 1.2 computes i
 _RECALL = "Karpathy & Fei-Fei 2015, arXiv:1412.2306; ties count against the model"
 
 
-def _metric(name: str, ability: str, source: str, unit: str = "share", high: float = 1.0) -> Metric:
+FEW_SHOTS = (0, 1, 2, 4, 8)
+"""Numbers of demonstrations that can be measured."""
+
+
+def _metric(
+    name: str,
+    ability: str,
+    source: str,
+    unit: str = "share",
+    high: float = 1.0,
+    *,
+    better: bool = True,
+) -> Metric:
     return Metric(
         name=name,
         ability=ability,
         unit=unit,
         low=0.0,
         high=high,
-        higher_is_better=True,
+        higher_is_better=better,
         source=source,
     )
+
+
+def _few_shot(name: str, source: str, unit: str = "share", high: float = 1.0) -> Iterator[Metric]:
+    """The mean over trials and their standard deviation, for each number of shots."""
+    for shots in FEW_SHOTS:
+        whole = f"few_shot_{name}_k{shots}"
+        yield _metric(whole, "in_context", source, unit, high)
+        yield _metric(f"{whole}_std", "in_context", source, unit, high, better=False)
 
 
 METRICS: Table[Metric] = Table(
@@ -103,6 +133,9 @@ METRICS: Table[Metric] = Table(
             ),
             _metric("zero_shot_accuracy", "embeds", "Radford et al. 2021, section 3.1"),
             _metric("zero_shot_mean_class_accuracy", "embeds", "the same, averaged over classes"),
+            *_few_shot("exact_match", "equal to a reference after tokenising"),
+            *_few_shot("cider_d", _CIDER, unit="CIDEr points", high=10.0),
+            *_few_shot("answer_match", "equal to an accepted answer after tokenising"),
         )
     },
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from components.abilities import Captions
 from components.decoding.logits import log_probabilities
+from components.decoding.options import check
 
 NEVER = float("-inf")
 
@@ -34,12 +35,9 @@ def beam(
     prompts: the ids after `<bos>` that each image's text begins with; they count neither as score nor as length.
     beams: texts kept alive for each image, at least 1 (then it is greedy).
     length_penalty: alpha, at least 0; 0 compares sums, and larger ones favour longer texts.
-    Raises ValueError for either out of range, BadLogits for NaN. The model should be in eval mode.
+    Raises BadOption for either out of range, BadLogits for NaN. The model should be in eval mode.
     """
-    if beams < 1 or not length_penalty >= 0:
-        raise ValueError(
-            f"beams={beams} must be at least 1, length_penalty={length_penalty} at least 0."
-        )
+    check(beams=beams, length_penalty=length_penalty)
     state, logits_BV, _ = model.prefill(pixels_BCHW, keys_B, prompts)
     search = Search(logits_BV, beams, eos_id, max_tokens, length_penalty)
     state, logits_NV = state.repeat(beams), logits_BV.repeat_interleave(beams, dim=0)

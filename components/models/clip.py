@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from components.config import Config, ConfigError
 from components.models.backbones import VisionShape, VisionSlot, build_vision
 from components.models.blocks import CrossAttention, PreNormBlock, initialise_block
+from components.models.groups import by_shape
 from components.models.lite0 import Lite0
 from components.models.resnet import Residual
 from components.models.truncation import cut_short
@@ -198,6 +199,11 @@ class Clip(nn.Module):
         self.text = TextTower(config)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
+    @property
+    def vision(self) -> VisionSlot:
+        """The image tower, for those who read its map."""
+        return self.image.slot
+
     def batch_spec(self) -> BatchSpec:
         config = self.config
         return BatchSpec(image_px=config.image_px, max_tokens=config.max_tokens, flip=config.flip)
@@ -236,13 +242,7 @@ class Clip(nn.Module):
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
         """Two groups: matrices decay; gains, biases and the scale do not."""
-        trainable = [param for param in self.parameters() if param.requires_grad]
-        matrices = [param for param in trainable if param.ndim >= 2]
-        rest = [param for param in trainable if param.ndim < 2]
-        return [
-            {"name": "matrices", "params": matrices, "lr_scale": 1.0, "weight_decay": True},
-            {"name": "rest", "params": rest, "lr_scale": 1.0, "weight_decay": False},
-        ]
+        return by_shape(self)
 
     def after_step(self) -> None:
         """Keep the scale's parameter within [0, ln 100], as the paper does."""

@@ -13,76 +13,20 @@ from torch import Tensor
 from components.decoding.beam import beam
 from components.decoding.greedy import greedy
 from components.decoding.logits import BadLogits
-from components.models.virtex import BOS_ID, VirTex, VirtexConfig
-from components.records import Batch
-
-VOCABULARY = 12
-EOS = VOCABULARY - 1
-
-
-def _model(vocabulary: int = VOCABULARY, max_tokens: int = 8, steps: int = 40) -> VirTex:
-    """Half trained on made captions, so that texts differ by image and length and no choice is a sure one."""
-    torch.manual_seed(3)
-    model = VirTex(
-        VirtexConfig(
-            vision_widths=(8, 16), image_px=16, width=32, layers=2, vocab_size=vocabulary,
-            max_tokens=max_tokens,
-        )
-    )  # fmt: skip
-    batch = _batch(vocabulary, max_tokens)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        model.loss(batch).total.backward()
-        optimiser.step()
-    return model.eval()
-
-
-def _batch(vocabulary: int, max_tokens: int) -> Batch:
-    made = torch.Generator().manual_seed(1)
-    lengths = torch.randint(2, max_tokens + 1, (12,), generator=made)
-    tokens = torch.randint(BOS_ID + 1, vocabulary - 1, (12, max_tokens), generator=made)
-    tokens[:, 0] = BOS_ID
-    for row, length in zip(tokens, lengths.tolist(), strict=True):
-        row[length - 1] = vocabulary - 1
-        row[length:] = 0
-    numbers = torch.arange(12)
-    return Batch(
-        pixels_BCHW=_images(12),
-        tokens_BT=tokens,
-        lengths_B=lengths,
-        groups_B=numbers,
-        keys_B=numbers,
-        prompts_B=torch.ones_like(numbers),
-    )
+from components.models.virtex import VirTex
+from tests.components.decoding.small_captioner import EOS, half_trained, made_images, next_logits
 
 
 @pytest.fixture(scope="module")
 def model() -> VirTex:
-    return _model()
-
-
-def _images(count: int) -> Tensor:
-    """Blocks of random colours: noise of single pixels would look the same to any tower."""
-    made = torch.Generator().manual_seed(0)
-    blocks = torch.randint(0, 256, (count, 3, 2, 2), generator=made, dtype=torch.uint8)
-    return blocks.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
-
-
-def _next_logits(model: VirTex, image: Tensor, prefix: list[int]) -> Tensor:
-    """Logits after a prefix, computed from scratch by the layers as training runs them: no cache, no step."""
-    x = model.embedding(torch.tensor([[BOS_ID, *prefix]]))
-    memory = model._memory(image[None], None)
-    for layer in model.forward_layers:
-        x, _ = layer(x, layer.image.read(memory))
-    return model.output(x)[0, -1]
+    return half_trained()
 
 
 @torch.no_grad()
 def _log_p(model: VirTex, image: Tensor, ids: list[int]) -> float:
     """log p of a whole text, `<eos>` written out, in nats."""
     return sum(
-        torch.log_softmax(_next_logits(model, image, ids[:at]), 0)[token].item()
+        torch.log_softmax(next_logits(model, image, ids[:at]), 0)[token].item()
         for at, token in enumerate(ids)
     )
 
@@ -91,7 +35,7 @@ def _log_p(model: VirTex, image: Tensor, ids: list[int]) -> float:
 def _greedy_from_scratch(model: VirTex, image: Tensor, max_tokens: int) -> list[int]:
     ids: list[int] = []
     while len(ids) < max_tokens:
-        token = int(_next_logits(model, image, ids).argmax())
+        token = int(next_logits(model, image, ids).argmax())
         if token == EOS:
             break
         ids.append(token)
@@ -99,21 +43,21 @@ def _greedy_from_scratch(model: VirTex, image: Tensor, max_tokens: int) -> list[
 
 
 def test_the_models_under_test_write_texts_of_several_lengths(model: VirTex) -> None:
-    texts = greedy(model, _images(12), eos_id=EOS, max_tokens=8)
+    texts = greedy(model, made_images(12), eos_id=EOS, max_tokens=8)
     assert len({len(text) for text in texts}) > 2
     assert len({tuple(text) for text in texts}) > 6
 
 
 @pytest.mark.parametrize("longest", [2, 8])
 def test_cached_greedy_equals_recomputing_every_prefix(model: VirTex, longest: int) -> None:
-    images = _images(12)
+    images = made_images(12)
     wanted = [_greedy_from_scratch(model, image, longest) for image in images]
     assert greedy(model, images, eos_id=EOS, max_tokens=longest) == wanted
 
 
 @pytest.mark.parametrize("longest", [2, 8])
 def test_a_beam_of_one_is_greedy(model: VirTex, longest: int) -> None:
-    images = _images(12)
+    images = made_images(12)
     assert beam(model, images, eos_id=EOS, max_tokens=longest, beams=1) == greedy(
         model, images, eos_id=EOS, max_tokens=longest
     )
@@ -121,7 +65,7 @@ def test_a_beam_of_one_is_greedy(model: VirTex, longest: int) -> None:
 
 @pytest.mark.parametrize("decoder", [greedy, beam])
 def test_a_batch_writes_what_its_images_write_alone(model: VirTex, decoder) -> None:
-    images = _images(7)
+    images = made_images(7)
     alone = [decoder(model, image[None], eos_id=EOS, max_tokens=8)[0] for image in images]
     assert decoder(model, images, eos_id=EOS, max_tokens=8) == alone
 
@@ -129,7 +73,7 @@ def test_a_batch_writes_what_its_images_write_alone(model: VirTex, decoder) -> N
 def test_a_beam_as_wide_as_the_space_finds_the_best_of_all_texts() -> None:
     vocabulary, eos, longest = 4, 3, 4
     # Trained so little that the best text differs with alpha, from the empty one to three words.
-    model, images = _model(vocabulary, longest, steps=16), _images(6)
+    model, images = half_trained(vocabulary, longest, steps=16), made_images(6)
     space = [
         [*text, eos]
         for length in range(longest)
@@ -161,7 +105,7 @@ def _beam_from_scratch(model: VirTex, image: Tensor, *, longest: int, beams: int
                 (total + log_p, [*text, token])
                 for total, text in alive
                 for token, log_p in enumerate(
-                    torch.log_softmax(_next_logits(model, image, text), 0).tolist()
+                    torch.log_softmax(next_logits(model, image, text), 0).tolist()
                 )
             ),
             reverse=True,
@@ -183,7 +127,7 @@ def _beam_from_scratch(model: VirTex, image: Tensor, *, longest: int, beams: int
 def test_cached_batched_beam_search_equals_the_plain_one(
     model: VirTex, beams: int, longest: int, alpha: float
 ) -> None:
-    images, options = _images(12), {"beams": beams, "length_penalty": alpha}
+    images, options = made_images(12), {"beams": beams, "length_penalty": alpha}
     wanted = [
         _beam_from_scratch(model, image, longest=longest, beams=beams, alpha=alpha)
         for image in images
@@ -192,7 +136,7 @@ def test_cached_batched_beam_search_equals_the_plain_one(
 
 
 def test_a_wider_beam_finds_likelier_texts_and_scores_them_right(model: VirTex) -> None:
-    images = _images(12)
+    images = made_images(12)
     with torch.no_grad():
         scores = {}
         for beams in (1, 4, 8):
@@ -260,11 +204,11 @@ def test_a_text_that_ends_leaves_its_place_to_the_next_best() -> None:
 @pytest.mark.parametrize("decoder", [greedy, beam])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_logits_that_are_no_numbers_are_refused(decoder, bad: float) -> None:
-    model = _model()
+    model = half_trained()
     with torch.no_grad():
         model.output.bias[2] = bad
     with pytest.raises(BadLogits, match="lower the plan's lr"):
-        decoder(model, _images(2), eos_id=EOS, max_tokens=4)
+        decoder(model, made_images(2), eos_id=EOS, max_tokens=4)
 
 
 @pytest.mark.parametrize(
@@ -272,4 +216,4 @@ def test_logits_that_are_no_numbers_are_refused(decoder, bad: float) -> None:
 )
 def test_a_beam_out_of_range_is_refused(model: VirTex, wrong: dict) -> None:
     with pytest.raises(ValueError, match="must be at least"):
-        beam(model, _images(1), eos_id=EOS, max_tokens=4, **wrong)
+        beam(model, made_images(1), eos_id=EOS, max_tokens=4, **wrong)

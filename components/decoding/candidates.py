@@ -1,0 +1,150 @@
+"""The search that contrastive search and MAGIC share: read k likely words ahead, and keep the one that scores best.
+
+The score of word v among the k likeliest is `(1 - alpha) p(v) - alpha max_j cos(h_v, h_j) + beta f(v)`. h are hidden
+states, of v after reading it and of all that was read before, the prompt too; f is a softmax over the k words alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from components.abilities import Captions
+from components.decoding.logits import BadLogits, log_probabilities
+from components.decoding.options import check
+
+Scorer = Callable[[Any, Tensor], Tensor]
+"""(state, candidates_BK) -> (B, K): how well each text with the candidate appended fits, on a softmax's scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What the three parts of a score count."""
+
+    top_k: int
+    alpha: float
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(top_k=self.top_k, alpha=self.alpha, beta=self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighed:
+    """One step of the images still being written: their k candidates, and what spoke for each."""
+
+    images_B: Tensor
+    """Which rows of the batch these are."""
+    candidates_BK: Tensor
+    """Token ids, the likeliest first."""
+    confidence_BK: Tensor
+    """Probability among the whole vocabulary, in [0, 1]."""
+    penalty_BK: Tensor
+    """Highest cosine with a state before, in [-1, 1]."""
+    steering_BK: Tensor
+    """Share of the k that the scorer gives, in [0, 1]; 0 where nothing steers."""
+    chosen_B: Tensor
+    """Column of the candidate that was taken."""
+
+    @property
+    def words_B(self) -> Tensor:
+        """The words taken."""
+        return self.candidates_BK.gather(1, self.chosen_B[:, None])[:, 0]
+
+
+Watch = Callable[[Weighed], None]
+"""Is told each step, for a log."""
+
+
+@torch.no_grad()
+def search(
+    model: Captions,
+    pixels_BCHW: Tensor,
+    keys_B: Tensor | None,
+    weights: Weights,
+    *,
+    eos_id: int,
+    max_tokens: int,
+    prompts: Sequence[Sequence[int]] | None = None,
+    scorer: Scorer | None = None,
+    watch: Watch | None = None,
+) -> list[list[int]]:
+    """The ids written for each image. An image whose text has ended leaves the batch."""
+    state, logits_BV, read_BTD = model.prefill(pixels_BCHW, keys_B, prompts)
+    texts: list[list[int]] = [[] for _ in range(len(logits_BV))]
+    images_B = torch.arange(len(texts), device=logits_BV.device)
+    for _ in range(max_tokens):
+        ahead = _look_ahead(model, state, logits_BV, weights.top_k)
+        step = _weigh(ahead, read_BTD, images_B, weights, scorer and scorer(state, ahead.words_BK))
+        if watch is not None:
+            watch(step)
+        goes_on_B = step.words_B != eos_id
+        for image, word in zip(
+            images_B[goes_on_B].tolist(), step.words_B[goes_on_B].tolist(), strict=True
+        ):
+            texts[image].append(word)
+        if not bool(goes_on_B.any()):
+            break
+        first_B = torch.arange(len(images_B), device=images_B.device) * ahead.words_BK.shape[1]
+        kept_N = (first_B + step.chosen_B)[goes_on_B]
+        state, logits_BV = ahead.state.reorder(kept_N), ahead.logits_NV[kept_N]
+        read_BTD = torch.cat([read_BTD[goes_on_B], ahead.hidden_ND[kept_N, None]], dim=1)
+        images_B = images_B[goes_on_B]
+    return texts
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """Every candidate, read."""
+
+    words_BK: Tensor
+    probs_BK: Tensor
+    state: Any
+    logits_NV: Tensor
+    hidden_ND: Tensor
+
+
+def _look_ahead(model: Captions, state: Any, logits_BV: Tensor, top_k: int) -> _Ahead:
+    log_probs_BV = log_probabilities(logits_BV)
+    likely_BK, words_BK = log_probs_BV.topk(min(top_k, log_probs_BV.shape[1]), dim=1)
+    read = model.step(state.repeat(words_BK.shape[1]), words_BK.flatten())
+    return _Ahead(words_BK, likely_BK.exp(), *read)
+
+
+def _weigh(
+    ahead: _Ahead, read_BTD: Tensor, images_B: Tensor, weights: Weights, scores_BK: Tensor | None
+) -> Weighed:
+    penalty_BK = likeness(ahead.hidden_ND.view(*ahead.words_BK.shape, -1), read_BTD)
+    steering_BK = torch.zeros_like(ahead.probs_BK)
+    if scores_BK is not None:
+        steering_BK = scores_BK.to(ahead.probs_BK).softmax(dim=1)
+    total_BK = (
+        (1 - weights.alpha) * ahead.probs_BK
+        - weights.alpha * penalty_BK
+        + weights.beta * steering_BK
+    )
+    if bool(torch.isnan(total_BK).any()):
+        raise BadLogits(
+            "Scores of candidates are NaN: hidden states or what steers the search hold no numbers. A part's training "
+            "diverged: look at its loss, lower the plan's lr, and train it again."
+        )
+    return Weighed(
+        images_B=images_B,
+        candidates_BK=ahead.words_BK,
+        confidence_BK=ahead.probs_BK,
+        penalty_BK=penalty_BK,
+        steering_BK=steering_BK,
+        chosen_B=total_BK.argmax(dim=1),
+    )
+
+
+def likeness(hidden_BKD: Tensor, read_BTD: Tensor) -> Tensor:
+    """(B, K): each candidate's highest cosine with what its row read; a state of zeros is padding and says nothing."""
+    cosine_BKT = F.normalize(hidden_BKD.float(), dim=-1) @ F.normalize(read_BTD.float(), dim=-1).mT
+    padding_BT = ~read_BTD.any(dim=-1)
+    return cosine_BKT.masked_fill(padding_BT[:, None], -1.0).amax(dim=-1)
