@@ -17,6 +17,7 @@ from components.models.clip import Clip
 from components.models.flamingo import Flamingo
 from components.models.parts import Part
 from components.models.simvlm import SimVLM
+from components.models.simvlm import SimVLM
 from components.models.virtex import VirTex
 from components.models.visualgpt import VisualGpt
 from components.records import Sample
@@ -27,6 +28,7 @@ FAMILIES: Table[type[Any]] = Table(
     {
         "clip": Clip,
         "flamingo": Flamingo,
+        "simvlm": SimVLM,
         "simvlm": SimVLM,
         "virtex": VirTex,
         "visualgpt": VisualGpt,
