@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from components.catalog import DECODERS
+from components.catalog import DECODERS, FEW_SHOTS
 from components.config import ConfigError
 from components.records import SPLITS
 
@@ -33,6 +33,14 @@ class EvaluationPlan:
     """Templates whose embeddings are averaged to one per class; `{}` is the class's label."""
     blind_seed: int = 0
     """Seed of the shuffle that makes the image-blind control."""
+    shots: tuple[int, ...] = (0, 1, 4)
+    """Demonstrations in front of a query, for families that learn in context."""
+    episodes: int = 64
+    """Queries of one few-shot trial; all images of the split if it has fewer."""
+    trials: int = 3
+    """Few-shot trials, each with queries and demonstrations of its own seed."""
+    demonstrations: Literal["random", "similar"] = "random"
+    """Which training images are shown: any, or the nearest by the frozen tower's features (RICES)."""
 
     def __post_init__(self) -> None:
         """Refuse a plan that could not be carried out, before anything is trained."""
@@ -46,6 +54,20 @@ class EvaluationPlan:
             )
         if not self.prompts or any("{}" not in prompt for prompt in self.prompts):
             raise ConfigError('Each of `prompts` holds "{}" where the class\'s label goes.')
+
+        self._check_few_shots()
+
+    def _check_few_shots(self) -> None:
+        if not self.shots or not set(self.shots) <= set(FEW_SHOTS):
+            raise ConfigError(
+                f"shots={list(self.shots)}: some of {', '.join(map(str, FEW_SHOTS))} can be measured."
+            )
+        if len(set(self.shots)) < len(self.shots):
+            raise ConfigError(f"shots={list(self.shots)} names a number twice.")
+        if self.episodes < 2 or self.trials < 1:
+            raise ConfigError(
+                f"episodes={self.episodes} and trials={self.trials}: at least 2 and 1 are needed."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

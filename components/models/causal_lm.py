@@ -85,6 +85,11 @@ class CausalLmConfig(Config):
         )
 
     @classmethod
+    def stand_in(cls) -> Self:
+        """Untrained, with words far enough apart to be told: at GPT-2's 0.02 no input makes any word likely."""
+        return cls(settings={"initializer_range": 0.1})
+
+    @classmethod
     def small(cls) -> Self:
         """Half as deep and wide as the paper's, to be trained on one GPU."""
         return cls(width=384, layers=6, heads=6, positions=512, max_tokens=128, dropout=0.1)

@@ -57,9 +57,10 @@ def find_part(slot: str, origin: Origin) -> Part:
 
 
 def random_part(slot: str, tokenizer: Tokenizer) -> Part:
-    """A stand-in for a slot: the tiny preset of what usually goes there, untrained, for this tokenizer."""
+    """A stand-in for a slot: the tiny preset of what usually goes there, untrained, for this tokenizer; or its `stand_in`."""
     name = STAND_INS[slot]
-    config: Any = MODELS[name].Config.tiny().fitted((), tokenizer)
+    made = MODELS[name].Config
+    config: Any = getattr(made, "stand_in", made.tiny)().fitted((), tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = build(name, config)

@@ -1,0 +1,239 @@
+"""In-context ability -> captions and answers after a few demonstrations, over seeded trials, with the blind control.
+
+A trial draws queries from the split and demonstrations from the training images; every number of shots of a trial has
+the same queries. "0 shots" is as many demonstrations without their images as the family's protocol has (Flamingo: 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from components.abilities import InContext
+from components.config import ConfigError
+from components.data.batches import SplitImages
+from components.data.text import Tokenizer
+from components.data.texts import question_prompt
+from components.decoding.greedy import greedy
+from components.evaluation.controls import shuffled
+from components.evaluation.plan import EvaluationPlan
+from components.evaluation.subject import Subject
+from components.metrics import cider, exact_match
+from components.metrics.tokenise import tokenise
+from components.records import Row
+
+BATCH = 32
+"""Queries that are written for at once: each brings its demonstrations' images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """What is asked of an image, what is taken as right, and what a demonstration shows as right."""
+
+    prompt: str
+    accepted: tuple[str, ...]
+    shown: str
+
+
+TextOf = Callable[[Row, torch.Generator], Text]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Queries with their demonstrations, the most similar last; images by their number in split and train."""
+
+    queries: Sequence[int]
+    texts: Sequence[Text]
+    demonstrations: Sequence[Sequence[tuple[int, Text]]]
+    """As many for each query as the largest number of shots."""
+
+
+def in_context(subject: Subject) -> dict[str, float]:
+    """Mean over trials and, as `…_std`, their standard deviation; answers only where both splits have questions.
+
+    Raises ConfigError for similar demonstrations of a family that says nothing of similarity.
+    """
+    near = _nearest(subject) if subject.plan.demonstrations == "similar" else None
+    values = _over_trials(subject, _caption, near, _caption_scores)
+    if _asked(subject.images) and _asked(subject.train):
+        values |= _over_trials(subject, _question, near, _answer_scores)
+    return values
+
+
+def names(plan: EvaluationPlan, *, questions: bool) -> set[str]:
+    """The metrics that `in_context` gives for a plan, without columns; questions: whether the data has some."""
+    measured = ("exact_match", "cider_d", *(("answer_match",) if questions else ()))
+    return {
+        f"few_shot_{metric}_k{shots}{spread}"
+        for metric in measured
+        for shots in plan.shots
+        for spread in ("", "_std")
+    }
+
+
+def draw(
+    subject: Subject, text_of: TextOf, seed: int, near: Callable[[int], Sequence[int]] | None
+) -> Trial:
+    """A trial of `plan.episodes` queries, or of all there are if these are fewer."""
+    plan, random = subject.plan, torch.Generator().manual_seed(seed)
+    rows, train = subject.images.rows, subject.train.rows
+    if text_of is _question:
+        usable, examples = (_asked(images) for images in (subject.images, subject.train))
+    else:
+        usable, examples = list(range(len(rows))), list(range(len(train)))
+    order = torch.randperm(len(usable), generator=random)[: plan.episodes].tolist()
+    queries = [usable[number] for number in order]
+    most = max(*plan.shots, _text_only(subject.model))
+    demonstrations = []
+    for query in queries:
+        if near is None:
+            picked = torch.randint(len(examples), (most,), generator=random).tolist()
+            chosen = [examples[number] for number in picked]
+        else:
+            able = set(examples)
+            chosen = [index for index in near(query) if index in able][:most][::-1]
+        demonstrations.append([(index, text_of(train[index], random)) for index in chosen])
+    texts = [text_of(rows[query], random) for query in queries]
+    return Trial(queries=queries, texts=texts, demonstrations=demonstrations)
+
+
+@torch.inference_mode()
+def write(subject: Subject, trial: Trial, shots: int, images: Sequence[int]) -> list[str]:
+    """What the model writes, greedily, for each query, shown the images of those numbers."""
+    written = []
+    for start in range(0, len(trial.queries), BATCH):
+        block = slice(start, start + BATCH)
+        shown = [_shots(subject, given, shots) for given in trial.demonstrations[block]]
+        pixels_BCHW = subject.images.pixels_NCHW[list(images[block])]
+        prompts = [subject.tokenizer.words(text.prompt) for text in trial.texts[block]]
+        ids = greedy(
+            _Prompted(subject.model, shown),
+            pixels_BCHW,
+            eos_id=subject.tokenizer.eos_id,
+            max_tokens=subject.plan.max_tokens,
+            prompts=prompts,
+        )
+        written += [subject.tokenizer.decode(each) for each in ids]
+    return written
+
+
+class _Prompted:
+    """A model behind its demonstrations, as decoders know models."""
+
+    def __init__(self, model: InContext, shots: Sequence[Any]) -> None:
+        self._model, self._shots = model, shots
+        self.step = model.step  # type: ignore[attr-defined]
+
+    def prefill(
+        self,
+        pixels_BCHW: Tensor,
+        keys_B: Tensor | None = None,
+        prompts: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Any, Tensor, Tensor]:
+        return self._model.prefill_shots(self._shots, pixels_BCHW, prompts)
+
+
+def _over_trials(
+    subject: Subject,
+    text_of: TextOf,
+    near: Callable[[int], Sequence[int]] | None,
+    scores: Callable[[Sequence[str], Sequence[Text]], Mapping[str, float]],
+) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for number in range(subject.plan.trials):
+        trial = draw(subject, text_of, number, near)
+        # Who sees a wrong image still reads the right question and the right demonstrations.
+        order = shuffled(len(trial.queries), subject.plan.blind_seed)
+        columns = {"": trial.queries, "image_blind/": [trial.queries[index] for index in order]}
+        for shots in subject.plan.shots:
+            for column, images in columns.items():
+                for metric, value in scores(
+                    write(subject, trial, shots, images), trial.texts
+                ).items():
+                    found.setdefault(f"{column}few_shot_{metric}_k{shots}", []).append(value)
+    return {name: fmean(values) for name, values in found.items()} | {
+        f"{name}_std": pstdev(values) for name, values in found.items()
+    }
+
+
+def _shots(subject: Subject, given: Sequence[tuple[int, Text]], shots: int) -> list[Any]:
+    count = shots or _text_only(subject.model)
+    pixels_NCHW = subject.train.pixels_NCHW
+    return [
+        (pixels_NCHW[index] if shots else None, _words(subject.tokenizer, text))
+        for index, text in (given[-count:] if count else ())
+    ]
+
+
+def _words(tokenizer: Tokenizer, text: Text) -> list[int]:
+    return [*tokenizer.words(text.prompt), *tokenizer.words(text.shown)]
+
+
+def _text_only(model: Any) -> int:
+    return int(getattr(model, "TEXT_ONLY_SHOTS", 0))
+
+
+def _one_of(count: int, random: torch.Generator) -> int:
+    return int(torch.randint(count, (1,), generator=random))
+
+
+def _caption(row: Row, random: torch.Generator) -> Text:
+    captions = row.sample.captions
+    return Text(prompt="", accepted=tuple(captions), shown=captions[_one_of(len(captions), random)])
+
+
+def _question(row: Row, random: torch.Generator) -> Text:
+    questions = row.sample.questions
+    question = questions[_one_of(len(questions), random)]
+    return Text(
+        prompt=question_prompt(question.text), accepted=question.answers, shown=question.answers[0]
+    )
+
+
+def _asked(images: SplitImages) -> list[int]:
+    return [index for index, row in enumerate(images.rows) if row.sample.questions]
+
+
+def _caption_scores(written: Sequence[str], texts: Sequence[Text]) -> dict[str, float]:
+    words, accepted = _tokenised(written, texts)
+    return {
+        "exact_match": exact_match.score(exact_match.statistics(words, accepted)),
+        "cider_d": cider.score(cider.statistics(words, accepted)),
+    }
+
+
+def _answer_scores(written: Sequence[str], texts: Sequence[Text]) -> dict[str, float]:
+    return {"answer_match": exact_match.score(exact_match.statistics(*_tokenised(written, texts)))}
+
+
+def _tokenised(
+    written: Sequence[str], texts: Sequence[Text]
+) -> tuple[list[list[str]], list[list[list[str]]]]:
+    words = [tokenise(text) for text in written]
+    return words, [[tokenise(text) for text in each.accepted] for each in texts]
+
+
+def _nearest(subject: Subject) -> Callable[[int], Sequence[int]]:
+    """RICES (Yang et al. 2022, arXiv:2109.05014): a query's training images by cosine, the most similar first."""
+    features = getattr(subject.model, "similarity_features", None)
+    if features is None:
+        raise ConfigError(
+            f"{type(subject.model).__name__} says nothing of which images are similar; set "
+            "`demonstrations: random` in the evaluation."
+        )
+    image_ND, train_MD = (
+        _unit(features, images.pixels_NCHW) for images in (subject.images, subject.train)
+    )
+    return lambda query: (train_MD @ image_ND[query]).argsort(descending=True).tolist()
+
+
+@torch.inference_mode()
+def _unit(features: Callable[[Tensor], Tensor], pixels_NCHW: Tensor) -> Tensor:
+    parts = [features(block_BCHW) for block_BCHW in pixels_NCHW.split(128)]
+    return F.normalize(torch.cat(parts), dim=-1)
