@@ -18,7 +18,7 @@ from components.config import Config, ConfigError
 from components.models.blocks import KeysValues
 from components.models.lm_layouts import build, layout_of, sizes_of
 from components.objectives.contrastive import simctg
-from components.objectives.language import token_cross_entropy
+from components.objectives.language import predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
 if TYPE_CHECKING:
@@ -216,12 +216,11 @@ class CausalLm(nn.Module):
         inputs_BTD = self.embed(tokens_BT[:, :-1])
         hidden_BTD, _ = self.run(inputs_BTD, positions_BT=self._offset(inputs_BTD))
         # Padding stands after every word, so causal order alone hides it.
-        place_T = torch.arange(1, tokens_BT.shape[1], device=tokens_BT.device)
-        learnt_BT = (place_T >= batch.prompts_B[:, None]) & (place_T < batch.lengths_B[:, None])
+        learnt_BT = predicted(batch.lengths_B, batch.prompts_B, tokens_BT.shape[1])
         words = token_cross_entropy(self.logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT])
         if not self.config.simctg_margin:
             return Loss(words, {"words": words.detach()})
-        read_BT = place_T <= batch.lengths_B[:, None] - 1
+        read_BT = _real(tokens_BT[:, :-1], batch.lengths_B - 1)
         margin = simctg(hidden_BTD, read_BT, self.config.simctg_margin)
         return Loss(words + margin, {"words": words.detach(), "simctg": margin.detach()})
 

@@ -28,6 +28,18 @@ def token_cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     return F.cross_entropy(logits_NV, labels_N)
 
 
+def predicted(lengths_B: Tensor, prompts_B: Tensor, length: int) -> Tensor:
+    """(B, length - 1) bool: which tokens after the first are learnt, neither given nor padding.
+
+    lengths_B: tokens of each row. prompts_B: how many leading ones are given, `<bos>` counted.
+
+    >>> predicted(torch.tensor([4, 2]), torch.tensor([2, 1]), 4).tolist()
+    [[False, True, True], [True, False, False]]
+    """
+    place_T = torch.arange(1, length, device=lengths_B.device)
+    return (place_T >= prompts_B[:, None]) & (place_T < lengths_B[:, None])
+
+
 def two_way(forward: Tensor, backward: Tensor) -> Tensor:
     """VirTex's objective: the sum of both directions' mean losses, in nats (section 3.1 of the paper)."""
     return forward + backward

@@ -1,0 +1,305 @@
+"""Frozen: an image as a few words that a language model which never changes goes on from
+(Tsimpoukelli et al. 2021, arXiv:2106.13884; ilkerkesen/frozen where the paper is silent).
+
+Besides the letters of `records.py`: P prefix tokens of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from components.abilities import LanguageModel, Shots
+from components.config import Config, ConfigError
+from components.data.texts import question_prompt
+from components.decoding.greedy import greedy
+from components.models.backbones import VisionShape, build_vision
+from components.models.causal_lm import require_fit
+from components.models.parts import Part, handed
+from components.objectives.language import predicted, token_cross_entropy
+from components.records import Batch, BatchSpec, Loss
+
+if TYPE_CHECKING:
+    from components.data.text import Tokenizer
+    from components.records import Row
+
+NO_PARTS: Mapping[str, Part] = MappingProxyType({})
+ANSWER_TOKENS = 12
+"""Longest answer that is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenConfig(Config):
+    """What turns an image into words for the language model; the defaults are the tiny preset."""
+
+    vision: Literal["conv", "resnet50", "lite0"] = "conv"
+    """Image tower: a small ResNet, a ResNet-50 in place of the paper's NF-ResNet-50, or the frozen pretrained Lite0."""
+    image_px: int = 64
+    """Side of the square input image, in pixels."""
+    vision_widths: tuple[int, ...] = (32, 64, 128, 256)
+    """Channels of each stage of "conv"; the map's stride is 4 and doubles with every further stage."""
+    features: Literal["map", "pooled"] = "map"
+    """What the mapper reads: the whole map, which keeps where things are, or its mean, as in the paper."""
+    prefix_tokens: int = 4
+    """Embeddings that an image becomes; the paper's n."""
+    mapper_std: float = 0.005
+    """Of the mapper's first weights, so that a prefix starts at the size of word embeddings."""
+    separated: bool = True
+    """A `<sep>` between an image and its text, as between the two halves of the documents our LM stage learns from."""
+    sep_id: int = 5
+    """The tokenizer's `<sep>`; training sets it."""
+    max_tokens: int = 24
+    """Longest text, with `<bos>` and `<eos>`."""
+    texts: str = "captions"
+    """Which texts it learns from: a name in `components/data/texts.py`. "questions" is the paper's upper bound."""
+    flip: bool = False
+    """Train on mirrored images too, with left and right swapped in their texts."""
+    lm: Literal["frozen", "finetuned", "scratch"] = "frozen"
+    """The paper's ablations: the language model learns too, from its weights or from random ones."""
+    blind: bool = False
+    """The paper's ablation: the mapper is given zeros in place of the image."""
+
+    def __post_init__(self) -> None:
+        # JSON knows no tuples; a config must equal itself after a checkpoint.
+        object.__setattr__(self, "vision_widths", tuple(self.vision_widths))
+        if self.prefix_tokens < 1:
+            raise ConfigError(
+                f"prefix_tokens={self.prefix_tokens} shows nothing; at least 1, the paper's is 2."
+            )
+
+    def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
+        """With the tokenizer's vocabulary and its `<sep>`."""
+        return replace(self, vocab_size=tokenizer.vocab_size, sep_id=tokenizer.sep_id)
+
+    @classmethod
+    def small(cls) -> Self:
+        """The paper's vision and prefix, for a language model of some hundred million parameters."""
+        return cls(
+            vision="resnet50", image_px=224, features="pooled", prefix_tokens=2, max_tokens=64,
+            separated=False,
+        )  # fmt: skip
+
+    @classmethod
+    def paper(cls) -> Self:
+        """As `small`: the paper's size is its language model's, 7 B parameters, which is a part."""
+        return cls.small()
+
+
+class Frozen(nn.Module):
+    """Learns to show an image to a language model as a prefix, by the caption the model then writes."""
+
+    Config: ClassVar[type[FrozenConfig]] = FrozenConfig
+    PARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel}
+    TOKENIZER: ClassVar[str | None] = "lm"
+
+    def __init__(self, config: FrozenConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
+        """Raises ConfigError for a missing part, one too short for a text, or one that reads another vocabulary."""
+        super().__init__()
+        self.config = config
+        self.lm: Any = _language_model(config, parts)
+        shape = VisionShape(widths=config.vision_widths)
+        self.vision = build_vision(config.vision, config.image_px, shape)
+        seen = self.vision.map_width * self.vision.map_tokens
+        seen = seen if config.features == "map" else self.vision.pooled_width
+        self.mapper = nn.Linear(seen, config.prefix_tokens * self.lm.width)
+        nn.init.normal_(self.mapper.weight, std=config.mapper_std)
+        nn.init.zeros_(self.mapper.bias)
+        if config.blind:
+            self.vision.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen language model stays in eval mode: it drops nothing."""
+        super().train(mode)
+        if self.config.lm == "frozen":
+            self.lm.eval()
+        return self
+
+    def batch_spec(self) -> BatchSpec:
+        config = self.config
+        return BatchSpec(
+            image_px=config.image_px,
+            max_tokens=config.max_tokens,
+            flip=config.flip,
+            texts=config.texts,
+        )
+
+    def initialise(self) -> None:
+        """Load the frozen tower's weights, if it has one. Raises PretrainedMissing."""
+        self.vision.initialise()
+
+    def loss(self, batch: Batch) -> Loss:
+        """Mean of minus log p of each token that is not given, in nats; an image's own places predict nothing."""
+        tokens_BT = batch.tokens_BT[:, : int(batch.lengths_B.max())]
+        hidden_BTD = self._states(self._prefix(batch.pixels_BCHW, batch.keys_B), tokens_BT)
+        learnt_BT = predicted(batch.lengths_B, batch.prompts_B, tokens_BT.shape[1])
+        total = token_cross_entropy(
+            self.lm.logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT]
+        )
+        return Loss(total, {"words": total.detach()})
+
+    def prefill(
+        self,
+        pixels_BCHW: Tensor,
+        keys_B: Tensor | None = None,
+        prompts: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Read `<bos>`, the images and the prompts: (state, logits_BV of the next word, hidden_BTD, 0 at images)."""
+        prefix_BPD = self._prefix(pixels_BCHW, keys_B)
+        rows = [
+            [[self.lm.bos_id], prefix_PD, self._after(prompts, row)]
+            for row, prefix_PD in enumerate(prefix_BPD)
+        ]
+        return self._read(rows)
+
+    def prefill_shots(
+        self,
+        shots: Sequence[Shots],
+        pixels_BCHW: Tensor,
+        prompts: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Any, Tensor, Tensor]:
+        """As `prefill`, behind each row's demonstrations; one without an image is its text alone."""
+        images = [image for row in shots for image, _ in row if image is not None]
+        # One key for all: what a tower remembers is told apart by pixels, and demonstrations come again.
+        pixels_NCHW = torch.cat([pixels_BCHW, *(image[None] for image in images)])
+        prefix_NPD = self._prefix(pixels_NCHW, torch.zeros(len(pixels_NCHW), dtype=torch.long))
+        shown, rows = iter(prefix_NPD[len(pixels_BCHW) :]), []
+        for number, demonstrations in enumerate(shots):
+            pieces: list[Any] = [[self.lm.bos_id]]
+            for image, words in demonstrations:
+                pieces += [] if image is None else [next(shown), self._between]
+                pieces.append([*words, *self._between])
+            rows.append([*pieces, prefix_NPD[number], self._after(prompts, number)])
+        return self._read(rows)
+
+    def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """Append one token to every row: (state, logits_NV of the next, hidden_ND of this one)."""
+        hidden_N1D, state = self.lm.run(self.lm.embed(tokens_N[:, None]), past=state)
+        return state, self.lm.logits(hidden_N1D[:, -1]), hidden_N1D[:, -1]
+
+    def match(
+        self,
+        pixels_BCHW: Tensor,
+        tokens_BT: Tensor,
+        lengths_B: Tensor,
+        keys_B: Tensor | None = None,
+    ) -> Tensor:
+        """(B,) mean log p, in nats, of each text's words and its end, given its image; at most 0."""
+        hidden_BTD = self._states(self._prefix(pixels_BCHW, keys_B), tokens_BT)
+        learnt_BT = predicted(lengths_B, torch.ones_like(lengths_B), tokens_BT.shape[1])
+        log_p_NV = torch.log_softmax(self.lm.logits(hidden_BTD[learnt_BT]).float(), dim=-1)
+        found_N = log_p_NV.gather(1, tokens_BT[:, 1:][learnt_BT][:, None])[:, 0]
+        log_p_BT = torch.zeros(learnt_BT.shape, device=found_N.device)
+        log_p_BT[learnt_BT] = found_N
+        return log_p_BT.sum(dim=1) / learnt_BT.sum(dim=1)
+
+    def answer(
+        self,
+        pixels_BCHW: Tensor,
+        questions: Sequence[str],
+        tokenizer: Tokenizer,
+        keys_B: Tensor | None = None,
+    ) -> list[str]:
+        """What is written greedily after "question: … answer:", up to its end or the end of its line."""
+        prompts = [tokenizer.words(question_prompt(question)) for question in questions]
+        written = greedy(
+            self, pixels_BCHW, keys_B, eos_id=self.lm.eos_id, max_tokens=ANSWER_TOKENS, prompts=prompts
+        )  # fmt: skip
+        return [tokenizer.decode(ids).strip().partition("\n")[0] for ids in written]
+
+    def param_groups(self) -> Sequence[Mapping[str, Any]]:
+        """All that learns, without decay: the paper has plain Adam."""
+        params = [param for param in self.parameters() if param.requires_grad]
+        return [{"name": "vision", "params": params, "lr_scale": 1.0, "weight_decay": False}]
+
+    def after_step(self) -> None:
+        """Nothing to clamp."""
+
+    @property
+    def _between(self) -> list[int]:
+        return [self.config.sep_id] if self.config.separated else []
+
+    def _after(self, prompts: Sequence[Sequence[int]] | None, row: int) -> list[int]:
+        """What stands between the row's image and its first word."""
+        return [*self._between, *(prompts[row] if prompts else ())]
+
+    def _prefix(self, pixels_BCHW: Tensor, keys_B: Tensor | None) -> Tensor:
+        """(B, P, D): each image as embeddings of the language model."""
+        if self.config.blind:
+            seen_BF = self.mapper.weight.new_zeros(len(pixels_BCHW), self.mapper.in_features)
+        else:
+            map_BND, pooled_BD = self.vision.encode(pixels_BCHW, keys_B)
+            seen_BF = map_BND.flatten(1) if self.config.features == "map" else pooled_BD
+        return self.mapper(seen_BF).unflatten(1, (self.config.prefix_tokens, -1))
+
+    def _states(self, prefix_BPD: Tensor, tokens_BT: Tensor) -> Tensor:
+        """(B, T - 1, D): the state from which each token after `<bos>` is predicted."""
+        # No gradient reaches the language model's weights, but all of it passes through them to the prefix.
+        sep_BS = tokens_BT.new_tensor(self._between).expand(len(tokens_BT), -1)
+        bos_B1D, words_BSD = (
+            self.lm.embed(tokens)
+            for tokens in (tokens_BT[:, :1], torch.cat([sep_BS, tokens_BT[:, 1:-1]], dim=1))
+        )
+        hidden_BLD, _ = self.lm.run(torch.cat([bos_B1D, prefix_BPD, words_BSD], dim=1))
+        # The first word follows the last token of what stands before it; an image's own places predict nothing.
+        return hidden_BLD[:, prefix_BPD.shape[1] + sep_BS.shape[1] :]
+
+    def _read(self, rows: Sequence[Sequence[Any]]) -> tuple[Any, Tensor, Tensor]:
+        """Rows of pieces, each ids or an image's embeddings, padded on the left so that all end in the last column."""
+        device = self.mapper.weight.device
+        embedded = [
+            torch.cat(
+                [
+                    piece if isinstance(piece, Tensor) else self._words(piece, device)
+                    for piece in row
+                ]
+            )
+            for row in rows
+        ]
+        texts = [
+            [not isinstance(piece, Tensor) for piece in row for _ in range(len(piece))]
+            for row in rows
+        ]
+        longest = max(map(len, embedded))
+        inputs_BTD = torch.stack(
+            [nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in embedded]
+        )
+        padding_B = torch.tensor([longest - len(row) for row in embedded], device=device)
+        text_BT = torch.tensor(
+            [[False] * (longest - len(row)) + row for row in texts], device=device
+        )
+        mask_BT = torch.arange(longest, device=device) >= padding_B[:, None]
+        hidden_BTD, past = self.lm.run(inputs_BTD, mask_BT=mask_BT)
+        return past, self.lm.logits(hidden_BTD[:, -1]), hidden_BTD * text_BT[..., None]
+
+    def _words(self, ids: Sequence[int], device: Any) -> Tensor:
+        tokens_1T = torch.tensor([list(ids)], dtype=torch.long, device=device)
+        words_TD: Tensor = self.lm.embed(tokens_1T)[0]
+        return words_TD
+
+
+def _language_model(config: FrozenConfig, parts: Mapping[str, Part]) -> nn.Module:
+    lm: Any = handed(parts, "lm", LanguageModel, "Frozen")
+    if parts["lm"].tokenizer is not None:
+        require_fit(lm, parts["lm"].tokenizer)
+    if config.vocab_size > lm.vocab_size:
+        raise ConfigError(
+            f"vocab_size={config.vocab_size} is more than the language model's {lm.vocab_size}; Frozen reads with the "
+            "tokenizer of its language model."
+        )
+    needed = config.max_tokens + config.prefix_tokens + config.separated
+    if lm.max_positions is not None and needed > lm.max_positions:
+        raise ConfigError(
+            f"prefix_tokens={config.prefix_tokens} and max_tokens={config.max_tokens} need {needed} positions, and the "
+            f"language model has {lm.max_positions}; shorten them, or train one with more `positions`."
+        )
+    if config.lm == "frozen":
+        return lm
+    # Its own from here on: what learns is no longer the part it was handed.
+    own = deepcopy(lm) if config.lm == "finetuned" else type(lm)(lm.config)
+    return own.train().requires_grad_(True)
