@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from components.models.backbones import VisionShape, VisionSlot, build_vision, frozen_vision
 from components.models.parts import Part, handed
@@ -20,3 +21,40 @@ def region_slot(
     if vision == "part":
         return frozen_vision(handed(parts, "vision", nn.Module, family), image_px)
     return build_vision(vision, image_px, VisionShape(widths=widths))
+
+
+class Standardised(nn.Module):
+    """Every channel of the regions at mean 0 and deviation 1, by what the first batches of training showed.
+
+    The statistics are buffers: a checkpoint holds them, and a training that is resumed goes on with the same.
+    """
+
+    def __init__(self, width: int, batches: int) -> None:
+        """batches: how many are looked at before the statistics stand; 0 leaves regions as they come."""
+        super().__init__()
+        self.batches = batches
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("square", torch.ones(width))
+        self.register_buffer("seen", torch.tensor(0))
+
+    def forward(self, regions_BND: Tensor) -> Tensor:
+        """The same regions, standardised; in training, looked at first while the statistics do not stand."""
+        # Variances of small features vanish in bf16.
+        with torch.autocast(regions_BND.device.type, enabled=False):
+            regions_BND = regions_BND.float()
+            if self.training and self.seen < self.batches:
+                self._look(regions_BND.detach().flatten(0, 1))
+            return (regions_BND - self.mean) / self.deviation
+
+    @property
+    def deviation(self) -> Tensor:
+        """(D,) what each channel is divided by; 1 before anything was seen."""
+        variance_D = self.square - self.mean**2
+        return variance_D.clamp(min=1e-6).sqrt()
+
+    @torch.no_grad()
+    def _look(self, regions_ND: Tensor) -> None:
+        self.seen += 1
+        share = 1 / self.seen
+        self.mean += (regions_ND.mean(0) - self.mean) * share
+        self.square += (regions_ND.square().mean(0) - self.square) * share

@@ -1,0 +1,339 @@
+"""VisualBERT: words and image regions in one BERT (Li et al. 2019, arXiv:1908.03557).
+
+Learns hidden words and whether a caption is of the image; and, where there are questions, to choose their answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.abilities import TextEncoder
+from components.config import ConfigError
+from components.models.groups import by_shape
+from components.models.parts import Part
+from components.models.regions import Standardised, region_slot
+from components.models.text_bert import (
+    Bert,
+    BertConfig,
+    TextBert,
+    hide,
+    initialise_like_bert,
+    real,
+)
+from components.objectives.answers import answer_divergence
+from components.objectives.masking import IGNORED
+from components.records import Batch, BatchSpec, Loss
+
+if TYPE_CHECKING:
+    from components.data.text import Tokenizer
+    from components.records import Row
+
+PAD_ID = 0
+FITS, OTHER = 0, 1
+"""Classes of the matching head, numbered as BERT's "is the next sentence": 0 says the caption is of the image."""
+
+
+class NoAnswers(ValueError):
+    """A question for a model that learnt no answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualBertConfig(BertConfig):
+    """What a VisualBERT is made of; the defaults are the tiny preset."""
+
+    vision: Literal["part", "lite0", "conv", "resnet50"] = "part"
+    """Whose map's cells are the regions: the frozen tower of the part "vision", the frozen pretrained Lite0, or a tower
+    that learns, from which matching does not come off the ground in a short training."""
+    image_px: int = 64
+    """Side of the square input image, in pixels."""
+    vision_widths: tuple[int, ...] = (32, 64, 128)
+    """Channels of each stage of "conv"; the map's stride is 4 and doubles with every further stage."""
+    standardise_batches: int = 20
+    """Batches whose regions give the mean and deviation of each channel; 0 leaves regions as they come."""
+    visual_segment: Literal[0, 1] = 0
+    """Segment of regions: 0 in the paper's code, 1 by transformers' default; must be what a checkpoint was made with."""
+    two_sentence: bool = False
+    """Matching shows a caption of the image and after it another to be judged (the paper), or the other alone. Where
+    an image's captions say the same in other words, two captions are matched without a look at the image."""
+    sep_id: int = 5
+    """The token between two captions."""
+    most_answers: int = 0
+    """How many of the training questions' answers can be given, the commonest; 0 learns no questions, VQA has 3,129."""
+    answers: tuple[str, ...] = ()
+    """The answers that can be given; set from the training data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # JSON knows no tuples; a config must equal itself after a checkpoint.
+        object.__setattr__(self, "vision_widths", tuple(self.vision_widths))
+        object.__setattr__(self, "answers", tuple(self.answers))
+        longest = 2 * self.max_tokens - 1 if self.two_sentence else self.max_tokens + 1
+        if longest > self.positions:
+            raise ConfigError(
+                f"positions={self.positions} hold no {longest} tokens, which max_tokens={self.max_tokens} can make "
+                f"with two_sentence={self.two_sentence}; raise positions."
+            )
+        if self.two_sentence and self.most_answers:
+            raise ConfigError(
+                "two_sentence needs a caption where most_answers puts a question; set two_sentence to false, or "
+                "most_answers to 0."
+            )
+
+    def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
+        """With the tokenizer's vocabulary, and the commonest answers of the training questions."""
+        counts = Counter(question.answers[0] for row in rows for question in row.sample.questions)
+        common = sorted(counts, key=lambda answer: (-counts[answer], answer))
+        fitted = super().fitted(rows, tokenizer)
+        return replace(fitted, answers=tuple(common[: self.most_answers]))
+
+    @classmethod
+    def small(cls) -> Self:
+        """BERT-Mini's shape over the pretrained Lite0."""
+        return cls(vision="lite0", image_px=224, width=256, layers=4, max_tokens=40, positions=128)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """BERT-Base; the 100 cells of a ResNet-50 at 320 px stand for its 100 regions, as wide as they."""
+        return cls(
+            vision="resnet50", image_px=320, width=768, layers=12, heads=12, max_tokens=128,
+            positions=512, vocab_size=30522, two_sentence=True, standardise_batches=0,
+            mask_id=103, sep_id=102, first_word_id=999,
+        )  # fmt: skip
+
+
+class VisualBert(nn.Module):
+    """Learns what words and regions say of each other, by hidden words and by matching."""
+
+    Config: ClassVar[type[VisualBertConfig]] = VisualBertConfig
+    PARTS: ClassVar[Mapping[str, type]] = {"vision": nn.Module}
+    STARTS: ClassVar[Mapping[str, type]] = {"text": TextEncoder}
+    TOKENIZER: ClassVar[str | None] = "text"
+
+    def __init__(self, config: VisualBertConfig, parts: Mapping[str, Part] = {}) -> None:
+        """Raises ConfigError where `vision` is "part" and none was handed."""
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.vision = region_slot(
+            config.vision, config.image_px, config.vision_widths, parts, "VisualBERT"
+        )
+        self.standardised = Standardised(self.vision.map_width, config.standardise_batches)
+        self.bert = Bert(config)
+        self.inward = nn.Linear(self.vision.map_width, width)
+        self.visual_places = nn.Embedding(config.positions, width)
+        self.visual_segments = nn.Embedding(2, width)
+        self.pooler = nn.Linear(width, width)
+        self.matching = nn.Linear(width, 2)
+        self.answering = nn.Linear(width, len(config.answers)) if config.answers else None
+        for layer in (self.inward, self.pooler, self.matching, self.answering):
+            if layer is not None:
+                layer.apply(initialise_like_bert)
+        self._regions_like_words()
+
+    def batch_spec(self) -> BatchSpec:
+        config = self.config
+        return BatchSpec(
+            image_px=config.image_px, max_tokens=config.max_tokens, second_caption=True,
+            answers=config.answers,
+        )  # fmt: skip
+
+    def initialise(self, parts: Mapping[str, Part] = {}) -> None:
+        """Load a frozen tower's weights, and copy those of the BERT "text", if there are such.
+
+        Raises PretrainedMissing, and ConfigError for a text model that does not fit.
+        """
+        if self.config.vision != "part":
+            self.vision.initialise()
+        if "text" in parts:
+            _copy_bert(parts["text"], self.bert)
+            self._regions_like_words()
+
+    def loss(self, batch: Batch) -> Loss:
+        """Hidden words, matching and, where there are questions, answers, summed; each a part of its own, in nats.
+
+        Raises AssertionError for a batch that is not of `batch_spec`.
+        """
+        second_same_B = batch.second_same_B
+        assert second_same_B is not None, "batch_spec asks for second captions"
+        regions_BND = self.regions(batch.pixels_BCHW, batch.keys_B)
+        tokens_BT, segments_BT, lengths_B = self._caption_or_two(batch)
+        read_BT, labels_BT = hide(self.config, tokens_BT)
+        if not self.config.two_sentence:
+            # Words of a caption that is not of the image must not be learnt from it.
+            labels_BT = labels_BT.where(second_same_B[:, None], IGNORED)
+        states_BTD = self.encode(read_BT, lengths_B, regions_BND, segments_BT)
+        parts = {
+            "words": self.bert.mask_loss(states_BTD, labels_BT),
+            "matching": F.cross_entropy(self.match_logits(states_BTD), (~second_same_B).long()),
+        }
+        if self.answering is not None and batch.answers_BA is not None:
+            logits_BA = self._answer_logits(batch.tokens_BT, batch.lengths_B, regions_BND)
+            parts["answers"] = answer_divergence(logits_BA, batch.answers_BA)
+        total = torch.stack(list(parts.values())).sum()
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    def regions(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
+        """(B, N, the tower's width): cells of the image's map, standardised."""
+        map_BND, _ = self.vision.encode(pixels_BCHW, keys_B)
+        return self.standardised(map_BND)
+
+    def encode(
+        self,
+        tokens_BT: Tensor,
+        lengths_B: Tensor,
+        regions_BND: Tensor | None,
+        segments_BT: Tensor | None = None,
+        regions_BN: Tensor | None = None,
+    ) -> Tensor:
+        """(B, T, D): states of the words, after all words and regions saw each other.
+
+        regions_BND: regions as `regions` gives them; None reads the text alone.
+        regions_BN: bool, False for regions that are padding.
+        """
+        x_BTD = self.bert.embed(tokens_BT, segments_BT)
+        mask_BT, length = real(tokens_BT, lengths_B), tokens_BT.shape[1]
+        if regions_BND is None:
+            return self.bert.run(x_BTD, mask_BT)
+        # Every region stands at place 0: they have no order.
+        segment_D = self.visual_segments.weight[self.config.visual_segment]
+        seen_BND = self.inward(regions_BND) + self.visual_places.weight[0] + segment_D
+        if regions_BN is None:
+            regions_BN = mask_BT.new_ones(seen_BND.shape[:2])
+        both_BT = torch.cat([mask_BT, regions_BN], dim=1)
+        return self.bert.run(torch.cat([x_BTD, seen_BND], dim=1), both_BT)[:, :length]
+
+    def match_logits(self, states_BTD: Tensor) -> Tensor:
+        """(B, 2) over FITS and OTHER, read from the first token through the pooler."""
+        return self.matching(torch.tanh(self.pooler(states_BTD[:, 0])))
+
+    def match(
+        self,
+        pixels_BCHW: Tensor,
+        tokens_BT: Tensor,
+        lengths_B: Tensor,
+        keys_B: Tensor | None = None,
+    ) -> Tensor:
+        """(B,) probability that text i is of image i.
+
+        With `two_sentence` no caption of the image is known, and the text stands alone as training never showed it.
+        """
+        states_BTD = self.encode(tokens_BT, lengths_B, self.regions(pixels_BCHW, keys_B))
+        return self.match_logits(states_BTD).float().softmax(dim=-1)[:, FITS]
+
+    def answer(
+        self,
+        pixels_BCHW: Tensor,
+        questions: Sequence[str],
+        tokenizer: Tokenizer,
+        keys_B: Tensor | None = None,
+    ) -> list[str]:
+        """The likeliest known answer to each question.
+
+        Raises NoAnswers if the model learnt none: `most_answers` was 0, or its source has no questions.
+        """
+        if self.answering is None:
+            raise NoAnswers(
+                "This VisualBERT learnt no answers. Train one with most_answers above 0 on a source with questions."
+            )
+        tokens_BT, lengths_B = tokenizer.encode(list(questions), self.config.max_tokens)
+        there = self.inward.weight.device
+        regions_BND = self.regions(pixels_BCHW, keys_B)
+        logits_BA = self._answer_logits(tokens_BT.to(there), lengths_B.to(there), regions_BND)
+        return [self.config.answers[number] for number in logits_BA.argmax(dim=1).tolist()]
+
+    def param_groups(self) -> Sequence[Mapping[str, Any]]:
+        """Matrices decay; norms and biases do not. The pooler learns, which the released code forgets."""
+        return by_shape(self)
+
+    def after_step(self) -> None:
+        """Nothing to clamp."""
+
+    def _caption_or_two(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
+        second_BT, second_lengths_B = batch.second_BT, batch.second_lengths_B
+        assert second_BT is not None and second_lengths_B is not None, "batch_spec asks for them"
+        if not self.config.two_sentence:
+            return second_BT, None, second_lengths_B
+        first = batch.tokens_BT, batch.lengths_B
+        return two_captions(*first, second_BT, second_lengths_B, sep_id=self.config.sep_id)
+
+    def _answer_logits(self, tokens_BT: Tensor, lengths_B: Tensor, regions_BND: Tensor) -> Tensor:
+        asked_BT, lengths_B = append_mask(tokens_BT, lengths_B, self.config.mask_id)
+        states_BTD = self.encode(asked_BT, lengths_B, regions_BND)
+        assert self.answering is not None, "callers checked"
+        rows_B = torch.arange(len(asked_BT), device=asked_BT.device)
+        return self.answering(states_BTD[rows_B, lengths_B - 2])
+
+    @torch.no_grad()
+    def _regions_like_words(self) -> None:
+        """Regions' places and segments start as those of words (the paper's `special_visual_initialize`)."""
+        self.visual_places.weight.copy_(self.bert.places.weight)
+        self.visual_segments.weight.copy_(self.bert.segments.weight)
+
+
+def append_mask(tokens_BT: Tensor, lengths_B: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+    """Each text with a mask before its `<eos>`, which makes the mask's place `length - 2`; and the new lengths.
+
+    >>> append_mask(torch.tensor([[1, 7, 9, 0]]), torch.tensor([3]), mask_id=2)[0].tolist()
+    [[1, 7, 2, 9, 0]]
+    """
+    rows_B = torch.arange(len(tokens_BT), device=tokens_BT.device)
+    longer_BT = F.pad(tokens_BT, (0, 1), value=PAD_ID)
+    longer_BT[rows_B, lengths_B] = tokens_BT[rows_B, lengths_B - 1]
+    longer_BT[rows_B, lengths_B - 1] = mask_id
+    return longer_BT, lengths_B + 1
+
+
+def two_captions(
+    first_BT: Tensor, first_lengths_B: Tensor, second_BT: Tensor, second_lengths_B: Tensor, *, sep_id: int
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`<bos> A <sep> B <eos>` of two captions, the segments 0 and 1 (0 up to `<sep>`), and the lengths."""
+    lengths_B = first_lengths_B + second_lengths_B - 1
+    shape = len(lengths_B), int(lengths_B.max())
+    tokens_BT, segments_BT = (
+        torch.full(shape, fill, device=first_BT.device) for fill in (PAD_ID, 0)
+    )
+    for row, (first, second) in enumerate(
+        zip(first_lengths_B.tolist(), second_lengths_B.tolist(), strict=True)
+    ):
+        tokens_BT[row, : first - 1] = first_BT[row, : first - 1]
+        tokens_BT[row, first - 1] = sep_id
+        tokens_BT[row, first : first + second - 1] = second_BT[row, 1:second]
+        segments_BT[row, first : first + second - 1] = 1
+    return tokens_BT, segments_BT, lengths_B
+
+
+def _copy_bert(part: Part, bert: Bert) -> None:
+    """Copy a TextBert's weights. Raises ConfigError, nothing copied, for another model or other sizes."""
+    named = f"The text model {part.origin.kind}:{part.origin.name}"
+    if not isinstance(part.module, TextBert):
+        raise ConfigError(
+            f"{named} is a {type(part.module).__name__}; VisualBERT starts from a TextBert."
+        )
+    theirs, ours = part.module.bert.state_dict(), bert.state_dict()
+    unlike = [
+        f"{name} {tuple(theirs[name].shape) if name in theirs else 'missing'}"
+        for name, value in ours.items()
+        if name not in theirs or theirs[name].shape != value.shape
+    ] + sorted(theirs.keys() - ours.keys())
+    if unlike:
+        raise ConfigError(
+            f"{named} does not fit: {unlike[0]} of {len(unlike)} tensors. Give both configs the same width, layers, "
+            "heads, positions and vocabulary."
+        )
+    if part.module.config.heads != bert_heads(bert):
+        raise ConfigError(
+            f"{named} has {part.module.config.heads} heads, VisualBERT {bert_heads(bert)}; give both the same."
+        )
+    bert.load_state_dict(theirs)
+
+
+def bert_heads(bert: Bert) -> int:
+    """Attention heads of a stack."""
+    return bert.blocks[0].attention.heads
