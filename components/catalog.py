@@ -18,7 +18,9 @@ from components.models.flamingo import Flamingo
 from components.models.parts import Part
 from components.models.simvlm import SimVLM
 from components.models.simvlm import SimVLM
+from components.models.text_bert import TextBert
 from components.models.virtex import VirTex
+from components.models.visualbert import VisualBert
 from components.models.visualgpt import VisualGpt
 from components.records import Sample
 from components.table import Table
@@ -31,6 +33,7 @@ FAMILIES: Table[type[Any]] = Table(
         "simvlm": SimVLM,
         "simvlm": SimVLM,
         "virtex": VirTex,
+        "visualbert": VisualBert,
         "visualgpt": VisualGpt,
     },
 )
@@ -39,6 +42,7 @@ STAGES: Table[type[Any]] = Table(
     "stage",
     {
         "lm": CausalLm,
+        "mlm_text": TextBert,
     },
 )
 """Trained like families, by the same job, for other families' slots; a family may be a stage too."""
