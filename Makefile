@@ -4,13 +4,16 @@ BIN := .venv/bin
 # Some machines forbid bytecode, and every child process then compiles the whole stack again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check data clean
+.PHONY: demo test check data families clean
 
 demo: data  ## install, then run the main job on real data
 	$(BIN)/diptych demo
 
 data: .venv/.installed  ## every source's shards, as dvc.lock has them
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro --quiet
+
+families: data  ## every family with three seeds against its controls -> docs/families.md; about an hour, may be resumed
+	OMP_NUM_THREADS=1 $(BIN)/python -m flows.families_report
 
 test: .venv/.installed  ## install, then the whole fast test suite
 	$(BIN)/pytest

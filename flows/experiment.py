@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from components.config import Config, ConfigError
 from components.evaluation.measure import measurable
 from components.evaluation.plan import EvaluationPlan
 from components.models.parts import Origin
+from components.records import Checkpoint
 from components.table import UnknownName
 from components.training.plan import TrainingPlan
 from flows.slots import nearest, read_parts
@@ -112,6 +113,16 @@ def shipped(name: str) -> str:
             "A new experiment is one file in flows/experiments/."
         )
     return name
+
+
+def filled(experiment: Experiment, checkpoint_of: Callable[[str], Checkpoint]) -> Experiment:
+    """The experiment with each `stage:` slot holding a checkpoint: its digest is part of what names a run."""
+    parts = dict(experiment.parts)
+    for slot, origin in parts.items():
+        if origin.kind == "stage":
+            made = checkpoint_of(origin.name)
+            parts[slot] = replace(origin, digest=made.digest, path=str(made.path))
+    return replace(experiment, parts=parts)
 
 
 def run_key(experiment: Experiment, shards_digest: str, attempt: int) -> str:

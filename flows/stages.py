@@ -1,14 +1,12 @@
 """The stages an experiment's slots ask for, trained where they are not known yet, in the order they need each other."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from prefect import get_run_logger
 
-from components.models.parts import Origin
 from components.records import Checkpoint, Revision
 from components.training.checkpoint import latest
-from flows.experiment import Experiment, read_experiment
+from flows.experiment import Experiment, filled, read_experiment
 from flows.publishing import alone, closing
 from flows.services import services
 from flows.steps import open_run, train, training_job
@@ -17,12 +15,8 @@ RevisionOf = Callable[[str], Revision]
 
 
 def with_stages(experiment: Experiment, revision_of: RevisionOf, launcher: str) -> Experiment:
-    """The experiment with every `stage:` slot filled by a checkpoint: its digest is part of what names a run."""
-    filled = {
-        slot: _filled(origin, revision_of, launcher) if origin.kind == "stage" else origin
-        for slot, origin in experiment.parts.items()
-    }
-    return replace(experiment, parts=filled)
+    """The experiment with every `stage:` slot filled by a checkpoint, trained if it is not known."""
+    return filled(experiment, lambda name: make_stage(name, revision_of, launcher))
 
 
 def make_stage(name: str, revision_of: RevisionOf, launcher: str) -> Checkpoint:
@@ -41,8 +35,3 @@ def make_stage(name: str, revision_of: RevisionOf, launcher: str) -> Checkpoint:
             checkpoint = train(experiment.name, job, launcher, run_id)
             tracking.log_file(run_id, checkpoint.path, "checkpoint")
     return checkpoint
-
-
-def _filled(origin: Origin, revision_of: RevisionOf, launcher: str) -> Origin:
-    checkpoint = make_stage(origin.name, revision_of, launcher)
-    return replace(origin, digest=checkpoint.digest, path=str(checkpoint.path))

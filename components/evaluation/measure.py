@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from components import abilities
 from components.catalog import METRICS
 from components.data.batches import load_split
 from components.evaluation.captioning import captioning, captions_key, read_captions, write_captions
+from components.evaluation.in_context import in_context
 from components.evaluation.plan import EvaluationPlan
-from components.evaluation.retrieval import embed_images, retrieval, zero_shot
+from components.evaluation.probing import probing
+from components.evaluation.retrieval import embedding
 from components.evaluation.subject import Subject
 from components.records import Captions, Checkpoint, Report, Shards
 from components.training.checkpoint import load_model
 
-COLUMNS = ("image_blind", "nearest_pixels", "most_frequent", "chance")
-"""The control and the baselines that stand beside a number, as prefixes of its name."""
 
-EMBEDS_BESIDE = {
-    "zero_shot_accuracy": ("chance", "nearest_pixels"),
-    "zero_shot_mean_class_accuracy": (),
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How an ability is measured."""
+
+    ability: type
+    """A model that meets it is measured so."""
+    values: Callable[[Subject], dict[str, float]]
+    """Nothing where the data has not what it takes: such a number is n/a, and never 0."""
+    beside: tuple[str, ...]
+    """Columns that may stand beside each of its numbers, as prefixes of its name."""
+
+
+MEASUREMENTS = {
+    "embeds": Measurement(
+        ability=abilities.Embeds,
+        values=embedding,
+        beside=("image_blind", "chance", "nearest_pixels"),
+    ),
+    "in_context": Measurement(
+        ability=abilities.InContext,
+        values=in_context,
+        beside=("image_blind",),
+    ),
+    "probes": Measurement(
+        ability=abilities.Probes,
+        values=probing,
+        beside=("image_blind", "nearest_pixels", "most_frequent", "chance"),
+    ),
 }
-"""What stands beside a metric of embeddings besides the blind control; chance beside all others."""
+"""By the ability that `METRICS` names; captions stand apart, as they are kept."""
+
+CAPTIONS_BESIDE = ("image_blind", "nearest_pixels", "most_frequent")
+
+COLUMNS = tuple(
+    dict.fromkeys(
+        (*CAPTIONS_BESIDE, *(column for each in MEASUREMENTS.values() for column in each.beside))
+    )
+)
+"""The control and the baselines that may stand beside a number."""
 
 
 def measure(
@@ -41,8 +77,14 @@ def measure(
         train=load_split(shards, "train", side_px),
         plan=plan,
     )
-    key = captions_key(checkpoint, shards.digest, split, plan)
-    values, captions = _measure(subject, captions_folder / f"{key}.jsonl", key)
+    values: dict[str, float] = {}
+    captions = None
+    if isinstance(model, abilities.Captions):
+        captions = _captions(subject, checkpoint, shards, captions_folder)
+        values |= captioning(subject, read_captions(captions, subject.images))
+    for measurement in MEASUREMENTS.values():
+        if isinstance(model, measurement.ability):
+            values |= measurement.values(subject)
     return Report(
         checkpoint_digest=checkpoint.digest,
         shards_digest=shards.digest,
@@ -54,29 +96,20 @@ def measure(
 
 
 def measurable(family: type) -> set[str]:
-    """Names of all values that a report of this family holds, so that a gate can be checked before training."""
-    able = {
-        ability
-        for ability, protocol in (("embeds", abilities.Embeds), ("captions", abilities.Captions))
-        if issubclass(family, protocol)
-    }
-    found = {name for name, metric in METRICS.items() if metric.ability in able}
+    """Names of all values that a report of this family may hold, so that a gate can be checked before training."""
     beside = {
-        "captions": lambda name: ("image_blind", "nearest_pixels", "most_frequent"),
-        "embeds": lambda name: ("image_blind", *EMBEDS_BESIDE.get(name, ("chance",))),
+        name: each.beside for name, each in MEASUREMENTS.items() if issubclass(family, each.ability)
     }
-    return found | {
-        f"{column}/{name}" for name in found for column in beside[METRICS[name].ability](name)
+    if issubclass(family, abilities.Captions):
+        beside["captions"] = CAPTIONS_BESIDE
+    found = {
+        name: beside[metric.ability] for name, metric in METRICS.items() if metric.ability in beside
+    }
+    return set(found) | {
+        f"{column}/{name}" for name, columns in found.items() for column in columns
     }
 
 
-def _measure(subject: Subject, path: Path, key: str) -> tuple[dict[str, float], Captions | None]:
-    values: dict[str, float] = {}
-    captions = None
-    if isinstance(subject.model, abilities.Embeds):
-        image_ND = embed_images(subject.model, subject.images)
-        values |= retrieval(subject, image_ND) | zero_shot(subject, image_ND)
-    if isinstance(subject.model, abilities.Captions):
-        captions = write_captions(subject, path, key)
-        values |= captioning(subject, read_captions(captions, subject.images))
-    return values, captions
+def _captions(subject: Subject, checkpoint: Checkpoint, shards: Shards, folder: Path) -> Captions:
+    key = captions_key(checkpoint, shards.digest, subject.images.split, subject.plan)
+    return write_captions(subject, folder / f"{key}.jsonl", key)

@@ -52,6 +52,12 @@ def class_embeddings(
     return torch.nn.functional.normalize(mean_CD, dim=-1)
 
 
+def embedding(subject: Subject) -> dict[str, float]:
+    """All that embeddings are measured by."""
+    image_ND = embed_images(subject.model, subject.images)
+    return retrieval(subject, image_ND) | zero_shot(subject, image_ND)
+
+
 def retrieval(subject: Subject, image_ND: Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 both ways over all captions of the split, of shuffled images, and of chance."""
     texts, matches = pairs(subject.images)

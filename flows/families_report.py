@@ -1,0 +1,202 @@
+"""`make families`: every family trained with three seeds, held against its controls, written into docs/families.md.
+
+Without Prefect and MLflow: the same jobs, run folders and measurements, two at a time. It may be killed and started
+again: what is trained and measured is kept, and is read instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean, pstdev
+
+from components.data import atomic
+from components.data.shards import ShardsMissing, open_shards
+from components.evaluation.measure import COLUMNS, measure
+from components.records import Checkpoint
+from components.training import progress
+from components.training.checkpoint import load_model
+from components.training.job import TrainingJob, run_job
+from flows.experiment import Experiment, ExperimentName, filled, read_experiment, run_key
+from infra.settings import Settings
+
+SEEDS = (0, 1, 2)
+PAGE = Path("docs/families.md")
+MARK = "<!-- Made by `make families`; everything below this line is written anew. -->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One seed of one experiment."""
+
+    experiment: str
+    family: str
+    source: str
+    split: str
+    seed: int
+    metrics: tuple[str, ...]
+    """Those the gate asks for: what the experiment is for."""
+    values: dict[str, float]
+    count: int
+    trained: int
+    """Parameters that learn."""
+    seconds: float
+    """That the training loop took, on one thread."""
+
+
+def made(name: str, seed: int) -> Result:
+    """One seed of an experiment, trained and measured, or read where it was kept."""
+    settings = Settings.read()
+    experiment, job = _job(name, seed)
+    plan = experiment.evaluation
+    asked = [plan.to_dict(), [rule.metric for rule in experiment.gate]]
+    kept = job.folder / f"result-{_short_digest(asked)}.json"
+    if not kept.exists():
+        report = measure(run_job(job), open_shards(job.shards), plan.split, plan, settings.captions)
+        model, _, _ = load_model(job.final)
+        found = Result(
+            experiment=name,
+            family=experiment.family,
+            source=experiment.source,
+            split=plan.split,
+            seed=seed,
+            metrics=tuple(dict.fromkeys(rule.metric for rule in experiment.gate)),
+            values=dict(report.values),
+            count=report.count,
+            trained=sum(each.numel() for each in model.parameters() if each.requires_grad),
+            seconds=_loop_s(job),
+        )
+        atomic.write_json(kept, asdict(found))
+    read = json.loads(kept.read_text(encoding="utf-8"))
+    return Result(**{**read, "metrics": tuple(read["metrics"])})
+
+
+def page(results: Sequence[Result]) -> str:
+    """The tables as markdown, one an experiment's metric a row: mean ± standard deviation over the seeds."""
+    lines = [
+        "| experiment | family | source, split | learns | trained in | metric | model | image-blind | beside it |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(result.experiment for result in results):
+        of_it = [result for result in results if result.experiment == name]
+        lines += [_row(of_it, metric) for metric in of_it[0].metrics]
+    return "\n".join(lines) + "\n"
+
+
+def main(names: Sequence[str]) -> None:
+    """Write the page of these experiments; of all that are small enough, if none is named."""
+    settings = Settings.read()
+    settings.prepare()
+    here, missing = [], []
+    for name in names or [each.value for each in ExperimentName if _is_small(each.value)]:
+        (here if _has_data(name) else missing).append(name)
+    for stage in dict.fromkeys(stage for name in here for stage in _stages(name)):
+        print(f"stage {stage}", flush=True)
+        _checkpoint_of(stage)
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        asked = [pool.submit(made, name, seed) for name in here for seed in SEEDS]
+        results = [_told(future.result()) for future in asked]
+    head = PAGE.read_text(encoding="utf-8").partition(MARK)[0] if PAGE.exists() else ""
+    atomic.write_text(PAGE, f"{head}{MARK}\n\n{page(results)}{_left_out(missing)}")
+    print(f"{PAGE}: {len(here)} experiments, {len(SEEDS)} seeds each.")
+
+
+def _job(name: str, seed: int) -> tuple[Experiment, TrainingJob]:
+    settings = Settings.read()
+    experiment = filled(read_experiment(name), _checkpoint_of)
+    shards = open_shards(settings.repo / "data" / "shards" / experiment.source)
+    return experiment, TrainingJob(
+        family=experiment.family,
+        config=experiment.model.to_dict(),
+        plan=replace(experiment.training, seed=seed),
+        parts=experiment.parts,
+        shards=shards.path,
+        folder=settings.runs / run_key(experiment, shards.digest, seed),
+    )
+
+
+def _checkpoint_of(stage: str) -> Checkpoint:
+    """A stage's checkpoint, in the run folder that the flows would give it too."""
+    return run_job(_job(stage, 0)[1])
+
+
+def _stages(name: str) -> list[str]:
+    """The stages an experiment needs, those first that others need."""
+    origins = read_experiment(name).parts.values()
+    direct = [origin.name for origin in origins if origin.kind == "stage"]
+    return [each for stage in direct for each in (*_stages(stage), stage)]
+
+
+def _is_small(name: str) -> bool:
+    # Paper-scale experiments are for clusters; a stage has no gate, for it is nobody's champion.
+    return not name.endswith("_paper") and bool(read_experiment(name).gate)
+
+
+def _has_data(name: str) -> bool:
+    try:
+        open_shards(Settings.read().repo / "data" / "shards" / read_experiment(name).source)
+    except ShardsMissing:
+        return False
+    return True
+
+
+def _loop_s(job: TrainingJob) -> float:
+    seconds, before = 0.0, 0
+    for line in progress.read(job.progress) if job.learns else ():
+        seconds += (line.step - before) * job.plan.batch_size / line.values["samples_per_s"]
+        before = line.step
+    return seconds
+
+
+def _row(results: Sequence[Result], metric: str) -> str:
+    first = results[0]
+    beside = [
+        f"{column.replace('_', ' ')} {_spread(results, f'{column}/{metric}')}"
+        for column in COLUMNS
+        if column != "image_blind" and f"{column}/{metric}" in first.values
+    ]
+    cells = (
+        f"`{first.experiment}`",
+        first.family,
+        f"{first.source}, {first.split} ({first.count})",
+        f"{first.trained / 1e6:.2f} M" if first.trained else "nothing",
+        f"{fmean(result.seconds for result in results):.0f} s" if first.trained else "n/a",
+        metric,
+        f"**{_spread(results, metric)}**",
+        _spread(results, f"image_blind/{metric}"),
+        "; ".join(beside) or "n/a",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _spread(results: Sequence[Result], name: str) -> str:
+    values = [result.values[name] for result in results if name in result.values]
+    if not values:
+        return "n/a"
+    spread = f" ± {pstdev(values):.3f}" if len(set(values)) > 1 else ""
+    return f"{fmean(values):.3f}{spread}"
+
+
+def _told(result: Result) -> Result:
+    shown = ", ".join(f"{metric} {result.values[metric]:.3f}" for metric in result.metrics)
+    print(f"{result.experiment} seed {result.seed}: {shown} ({result.seconds:.0f} s)", flush=True)
+    return result
+
+
+def _left_out(missing: Sequence[str]) -> str:
+    if not missing:
+        return ""
+    return f"\nNot measured here, as their source is not prepared on this machine: {', '.join(missing)}.\n"
+
+
+def _short_digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
