@@ -6,8 +6,8 @@ Besides the letters of `records.py`: M documents, S images of a document, P posi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -21,9 +21,9 @@ from components.data.texts import question_prompt
 from components.decoding.greedy import greedy
 from components.models.backbones import frozen_vision
 from components.models.blocks import KeysValues
-from components.models.interleave import NO_LABEL, Documents, Marks, interleave
+from components.models.interleave import NO_LABEL, Documents, Marks, demonstrations, interleave
 from components.models.parts import Part, handed
-from components.models.resampler import Activation, GatedCrossAttention, Resampler
+from components.models.resampler import Activation, GatedCrossAttention, Resampler, looking
 from components.objectives.language import token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
@@ -87,15 +87,6 @@ class FlamingoConfig(Config):
             image_px=320, max_tokens=64, latents=64, resampler_layers=6, frames=8, every=1,
             heads=16, gated_heads=16, head_width=128, images_per_document=5,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Looks:
-    """What the gated layers see: each one's keys and values of all images, and which of them each token sees."""
-
-    media: tuple[KeysValues, ...]
-    sees_MTN: Tensor | None = None
-    """bool; None where every token sees all of them."""
 
 
 @dataclass(frozen=True)
@@ -217,19 +208,12 @@ class Flamingo(nn.Module):
     ) -> tuple[Written, Tensor, Tensor]:
         """As `prefill`, behind `<image> text <|endofchunk|>` of each demonstration; one without an image is text alone."""
         texts, pictures, slots = [], list(pixels_BCHW), []
-        for row, demonstrations in enumerate(shots):
-            text, seen = [], []
-            for image, words in demonstrations:
-                if image is not None:
-                    seen.append(len(pictures))
-                    pictures.append(image)
-                text += [
-                    *([self.marks.image] if image is not None else []),
-                    *words,
-                    self.marks.chunk,
-                ]
-            texts.append(text + self._query(prompts, row))
-            slots.append([*seen, row])
+        for row, given in enumerate(shots):
+            images = [image for image, _ in given if image is not None]
+            shown = [(image is not None, words) for image, words in given]
+            texts.append(demonstrations(shown, self.marks) + self._query(prompts, row))
+            slots.append([*range(len(pictures), len(pictures) + len(images)), row])
+            pictures += images
         most = max(map(len, slots))
         rows_MS = torch.tensor(
             [row + [-1] * (most - len(row)) for row in slots], device=pixels_BCHW.device
@@ -241,7 +225,7 @@ class Flamingo(nn.Module):
 
     def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor, Tensor]:
         """Append one token to every row: (state, logits_NV of the next, hidden_ND of this one)."""
-        with self._looking(Looks(state.media)):
+        with self._looking(state.media):
             hidden_N1D, past = self.lm.run(self._embed(tokens_N[:, None]), past=state.past)
         return Written(past, state.media), self._words(hidden_N1D[:, -1]), hidden_N1D[:, -1]
 
@@ -274,7 +258,7 @@ class Flamingo(nn.Module):
         keys_B: Tensor | None = None,
     ) -> list[str]:
         """Greedy answers to "question: … answer:", at most as long as a caption."""
-        prompts = question_prompts(questions, tokenizer)
+        prompts = [tokenizer.words(question_prompt(question)) for question in questions]
         longest = self.config.max_tokens
         written = greedy(
             self, pixels_BCHW, keys_B, eos_id=self.marks.eos, max_tokens=longest, prompts=prompts
@@ -326,22 +310,14 @@ class Flamingo(nn.Module):
         times_N = torch.arange(1, images + 1, device=times_MT.device).repeat_interleave(each)
         sees_MTN = times_MT[..., None] == times_N
         media = tuple(layer.attention.read(media_MND) for layer in self.gated)
-        with self._looking(Looks(media, sees_MTN)):
+        with self._looking(media, sees_MTN):
             return self.lm.run(self._embed(tokens_MT), mask_BT=mask_MT)
 
-    @contextmanager
-    def _looking(self, looks: Looks) -> Iterator[None]:
-        """The LM with the gated layers before its blocks; outside of this it is nobody's but its own."""
+    def _looking(
+        self, media: Sequence[KeysValues], sees_MTN: Tensor | None = None
+    ) -> AbstractContextManager[None]:
         blocks = list(self.lm.blocks)[self.config.every - 1 :: self.config.every]
-        handles = [
-            block.register_forward_pre_hook(_before(layer, media, looks.sees_MTN))
-            for block, layer, media in zip(blocks, self.gated, looks.media, strict=True)
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return looking(blocks, self.gated, media, sees_MTN)
 
     def _prefill(
         self, texts: Sequence[Sequence[int]], latents_MSRD: Tensor
@@ -404,22 +380,6 @@ class Flamingo(nn.Module):
             )
 
 
-def question_prompts(questions: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """Ids after `<bos>` of "question: … answer:", one list a question, of any length."""
-    tokens_BT, lengths_B = tokenizer.encode([question_prompt(each) for each in questions], 512)
-    return [
-        row[1 : length - 1]
-        for row, length in zip(tokens_BT.tolist(), lengths_B.tolist(), strict=True)
-    ]
-
-
 def _gathered(latents_BRD: Tensor, rows_MS: Tensor) -> Tensor:
     """Each document's images (M, S, R, D); where it has fewer, row 0's, which no token sees."""
     return latents_BRD[rows_MS.clamp(min=0)]
-
-
-def _before(layer: GatedCrossAttention, media: KeysValues, sees_MTN: Tensor | None) -> Any:
-    def look(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return layer(inputs[0], media, sees_MTN), *inputs[1:]
-
-    return look

@@ -83,6 +83,14 @@ def interleave(
     )
 
 
+def demonstrations(shown: Sequence[tuple[bool, Sequence[int]]], marks: Marks) -> list[int]:
+    """Examples in front of a query: `<image> text <|endofchunk|>` of each, or its text alone where that is False."""
+    ids: list[int] = []
+    for has_image, words in shown:
+        ids += [*([marks.image] if has_image else []), *words, marks.chunk]
+    return ids
+
+
 def _document(
     texts: Sequence[tuple[list[int], int]], marks: Marks, ahead: bool
 ) -> list[tuple[int, int, int]]:

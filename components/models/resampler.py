@@ -7,7 +7,9 @@ latents, S images of a document.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -146,3 +148,26 @@ class GatedCrossAttention(nn.Module):
         seen = self.attention(self.norm(x_BTD), media, sees_BTN)
         x_BTD = x_BTD + self.attention_gate.tanh() * seen
         return x_BTD + self.layers_gate.tanh() * self.layers(x_BTD)
+
+
+@contextmanager
+def looking(
+    blocks: Sequence[nn.Module],
+    layers: Iterable[nn.Module],
+    media: Sequence[KeysValues],
+    sees_BTN: Tensor | None,
+) -> Iterator[None]:
+    """Each block with a gated layer before it; outside of this the blocks are nobody's but their model's."""
+
+    def before(layer: nn.Module, images: KeysValues) -> Callable[..., tuple[Any, ...]]:
+        return lambda block, inputs: (layer(inputs[0], images, sees_BTN), *inputs[1:])
+
+    handles = [
+        block.register_forward_pre_hook(before(layer, images))
+        for block, layer, images in zip(blocks, layers, media, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

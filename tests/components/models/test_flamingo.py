@@ -24,12 +24,12 @@ IMAGE, CHUNK = VOCABULARY, VOCABULARY + 1
 PX = 16
 
 
-def _parts(layout: str = "gpt2") -> dict[str, Part]:
+def _parts(layout: str = "gpt2", vocabulary: int = VOCABULARY) -> dict[str, Part]:
     """A language model of 3 blocks and a tower whose map has 4 positions, both with random weights."""
     lm = CausalLm(
         CausalLmConfig(
             layout=layout, width=32, layers=3, heads=4, positions=64, max_tokens=16,
-            vocab_size=VOCABULARY,
+            vocab_size=vocabulary,
         )
     )  # fmt: skip
     vision = build_vision("conv", PX, VisionShape(widths=(8, 16)))
@@ -390,6 +390,17 @@ def test_a_match_is_the_mean_log_probability_of_words_and_end(model: Flamingo) -
     torch.testing.assert_close(found[1], wanted)
     swapped = model.match(batch.pixels_BCHW.flip(0), batch.tokens_BT, batch.lengths_B)
     assert not torch.allclose(found, swapped)
+
+
+def test_an_answer_is_what_is_written_after_the_question(tiny_tokenizer) -> None:
+    torch.manual_seed(0)
+    parts = _parts(vocabulary=tiny_tokenizer.vocab_size)
+    model = _open(Flamingo(_config(), parts)).eval()
+    pictures, questions = _images(2), ["what color ?", "what shape is it ?"]
+    found = model.answer(pictures, questions, tiny_tokenizer)
+    prompts = [tiny_tokenizer.words(f"question: {question} answer:") for question in questions]
+    written = greedy(model, pictures, eos_id=tiny_tokenizer.eos_id, max_tokens=10, prompts=prompts)
+    assert found == [tiny_tokenizer.decode(ids) for ids in written]
 
 
 def test_demonstrations_without_images_are_read_as_text(model: Flamingo) -> None:
