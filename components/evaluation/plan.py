@@ -33,6 +33,8 @@ class EvaluationPlan:
     """Templates whose embeddings are averaged to one per class; `{}` is the class's label."""
     blind_seed: int = 0
     """Seed of the shuffle that makes the image-blind control."""
+    match_lists: int = 4
+    """Lists of 32 images and texts whose pairs a matching family scores, 1,024 passes each; 0 leaves them out."""
     shots: tuple[int, ...] = (0, 1, 4)
     """Demonstrations in front of a query, for families that learn in context."""
     episodes: int = 64
