@@ -21,8 +21,19 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("-o", "--override", help="A setting for this run, as training.lr=1e-4."),
 ]
+
+
+def _stem(given: str) -> str:
+    """An experiment by its file, as a shell completes it, is the same as by its stem."""
+    path = Path(given)
+    shipped = (
+        path.suffix == ".yaml" and path.resolve().parent == Path(__file__).parent / "experiments"
+    )
+    return path.stem if shipped else given
+
+
 ExperimentArgument = Annotated[
-    str, typer.Argument(help="A file of flows/experiments, by its stem.")
+    str, typer.Argument(callback=_stem, help="A file of flows/experiments, or its stem.")
 ]
 
 
@@ -66,12 +77,22 @@ def retrain(
 
 @app.command()
 def train(experiment: ExperimentArgument, override: Overrides = None, debug: Debug = False) -> None:
-    """Train one experiment up to a registered version; promotes nothing."""
-    from flows.terminal import launcher, platform, show
+    """Train one experiment up to a registered version, or a stage up to its checkpoint; promotes nothing."""
+    from flows.terminal import launcher, platform, say, show
 
     _check([experiment], override or [], debug)
     with platform(debug) as settings:
+        from components.catalog import STAGES
+        from flows.experiment import read_experiment
         from flows.train_model import train_model
+        from flows.train_stage import train_stage
+
+        if read_experiment(experiment).family in STAGES:
+            digest = train_stage(experiment, launcher(settings))
+            say(
+                f"{experiment} is ready for `parts: {{slot: stage:{experiment}}}`; checkpoint {digest[:12]}."
+            )
+            return
 
         show([train_model(experiment, override or [], launcher(settings))])
 
