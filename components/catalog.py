@@ -94,6 +94,8 @@ _RECALL = "Karpathy & Fei-Fei 2015, arXiv:1412.2306; ties count against the mode
 FEW_SHOTS = (0, 1, 2, 4, 8)
 """Numbers of demonstrations that can be measured."""
 
+_MATCHED = "sentence-image matching of Li et al. 2019, arXiv:1908.03557, in lists of 32"
+
 
 def _metric(
     name: str,
@@ -137,6 +139,12 @@ METRICS: Table[Metric] = Table(
                 for way in ("image_to_text", "text_to_image")
                 for k in (1, 5, 10)
             ),
+            *(
+                _metric(f"match_{way}_r{k}", "matches", _MATCHED)
+                for way in ("image_to_text", "text_to_image")
+                for k in (1, 5)
+            ),
+            _metric("match_accuracy", "matches", f"{_MATCHED}, mean over right and wrong pairs"),
             _metric("zero_shot_accuracy", "embeds", "Radford et al. 2021, section 3.1"),
             _metric("zero_shot_mean_class_accuracy", "embeds", "the same, averaged over classes"),
             *_few_shot("exact_match", "equal to a reference after tokenising"),
