@@ -11,6 +11,7 @@ from components.catalog import METRICS
 from components.data.batches import load_split
 from components.evaluation.captioning import captioning, captions_key, read_captions, write_captions
 from components.evaluation.in_context import in_context
+from components.evaluation.matching import matching
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.probing import probing
 from components.evaluation.retrieval import embedding
@@ -41,6 +42,11 @@ MEASUREMENTS = {
         ability=abilities.InContext,
         values=in_context,
         beside=("image_blind",),
+    ),
+    "matches": Measurement(
+        ability=abilities.Matches,
+        values=matching,
+        beside=("image_blind", "chance"),
     ),
     "probes": Measurement(
         ability=abilities.Probes,
