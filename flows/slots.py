@@ -7,24 +7,28 @@ from difflib import get_close_matches
 from typing import get_args
 
 from components.catalog import PACKAGES
-from components.config import ConfigError
+from components.config import Config, ConfigError
 from components.models.parts import Kind, Origin
 from components.table import UnknownName
 from components.training.building import slots, starts
 
 
-def read_parts(family: type, text: Mapping[str, object], where: str) -> dict[str, Origin]:
+def read_parts(
+    family: type, model: Config, text: Mapping[str, object], where: str
+) -> dict[str, Origin]:
     """`{slot: "kind:name"}` as origins.
 
-    Raises UnknownName for a slot, kind or package nobody knows, with the nearest, and ConfigError for a slot that is
-    left empty.
+    A slot whose name is a setting of the model, as `vision`, is needed where that says "part"; weights to start from
+    may be left out. Raises UnknownName for a slot, kind or package nobody knows, with the nearest, and ConfigError for
+    a slot that is left empty.
     """
     known = {**slots(family), **starts(family)}
     for slot in text:
         if slot not in known:
             takes = f"its slots are {', '.join(known)}" if known else "it has no slots"
             raise UnknownName(f'{where}: no slot "{slot}".{nearest(str(slot), known)} {takes}.')
-    missing = [slot for slot in known if slot not in text]
+    needed = [slot for slot in slots(family) if getattr(model, slot, "part") == "part"]
+    missing = [slot for slot in needed if slot not in text]
     if missing:
         raise ConfigError(
             f"{where} leaves {', '.join(missing)} empty; say what goes there, as "
