@@ -184,12 +184,13 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
     SOURCES[text["source"]]
     settings = dict(text.get("model", {}))
     preset = family.Config.preset(settings.pop("preset", "tiny"))
+    model = _validate(family.Config, preset.to_dict() | settings, f"{path}: model")
     experiment = Experiment(
         name=path.stem,
         family=text["family"],
         source=text["source"],
-        model=_validate(family.Config, preset.to_dict() | settings, f"{path}: model"),
-        parts=_parts(family, text.get("parts", {}), path),
+        model=model,
+        parts=_parts(family, model, text.get("parts", {}), path),
         training=_validate(TrainingPlan, text.get("training", {}), f"{path}: training"),
         evaluation=_validate(EvaluationPlan, text.get("evaluation", {}), f"{path}: evaluation"),
         gate=tuple(_validate(Rule, rule, f"{path}: gate") for rule in text.get("gate", ())),
@@ -206,8 +207,10 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
     return experiment
 
 
-def _parts(family: type, text: Mapping[str, Any], path: Path) -> dict[str, Origin]:
-    parts = read_parts(family, text, f"{path}: parts")
+def _parts(
+    family: type, model: Config, text: Mapping[str, Any], path: Path
+) -> dict[str, Origin]:
+    parts = read_parts(family, model, text, f"{path}: parts")
     for slot, origin in parts.items():
         if origin.kind == "stage" and shipped(origin.name) == path.stem:
             raise ConfigError(f"{path}: parts.{slot} is this experiment itself; name another.")
