@@ -207,9 +207,7 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
     return experiment
 
 
-def _parts(
-    family: type, model: Config, text: Mapping[str, Any], path: Path
-) -> dict[str, Origin]:
+def _parts(family: type, model: Config, text: Mapping[str, Any], path: Path) -> dict[str, Origin]:
     parts = read_parts(family, model, text, f"{path}: parts")
     for slot, origin in parts.items():
         if origin.kind == "stage" and shipped(origin.name) == path.stem:
