@@ -20,19 +20,16 @@ def read_parts(
 
     A slot whose name is a setting of the model, as `vision`, is needed where that says "part"; weights to start from
     may be left out. Raises UnknownName for a slot, kind or package nobody knows, with the nearest, and ConfigError for
-    a slot that is left empty.
+    a slot that is left empty, or filled where the settings say that nothing goes there.
     """
     known = {**slots(family), **starts(family)}
     for slot in text:
         if slot not in known:
             takes = f"its slots are {', '.join(known)}" if known else "it has no slots"
             raise UnknownName(f'{where}: no slot "{slot}".{nearest(str(slot), known)} {takes}.')
-    needed = [slot for slot in slots(family) if getattr(model, slot, "part") == "part"]
-    missing = [slot for slot in needed if slot not in text]
-    if missing:
-        raise ConfigError(
-            f"{where} leaves {', '.join(missing)} empty; say what goes there, as "
-            f"`{missing[0]}: stage:EXPERIMENT`, or `random` for a stand-in."
+    for slot in known:
+        _refuse_misfit(
+            slot, slot in text, slot in slots(family), getattr(model, slot, "part"), where
         )
     return {slot: _origin(str(value), f"{where}.{slot}") for slot, value in text.items()}
 
@@ -41,6 +38,17 @@ def nearest(name: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
     """A guess at what was meant, as a sentence; empty if nothing is near."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def _refuse_misfit(slot: str, given: bool, needed: bool, wanted: object, where: str) -> None:
+    # A slot that the config fills by itself (`vision: conv`) takes no part; others take one, or must.
+    if given and wanted != "part":
+        raise ConfigError(f"{where}.{slot} is given, and model.{slot} is {wanted}; set it to part.")
+    if needed and not given and wanted == "part":
+        raise ConfigError(
+            f"{where} leaves {slot} empty; say what goes there, as `{slot}: stage:EXPERIMENT`, or "
+            f"`{slot}: random` for a stand-in."
+        )
 
 
 def _origin(text: str, where: str) -> Origin:

@@ -1,0 +1,172 @@
+"""Parts: what a slot is handed travels with a checkpoint, or is found again and held against its digest."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from components.catalog import MODELS
+from components.config import ConfigError
+from components.models.parts import Origin, Part, handed
+from components.table import UnknownName
+from components.training import building, checkpoint
+from components.training.checkpoint import CheckpointDamaged, load_model
+from components.training.folder import JobChanged
+from components.training.job import TrainingJob, run_job
+from components.training.plan import TrainingPlan
+
+PLAN = TrainingPlan(steps=2, batch_size=8, warmup_steps=0, checkpoint_every=1, vocab_size=400)
+
+
+def job_for(family, shards, folder, parts=None, plan=PLAN) -> TrainingJob:
+    config = MODELS[family].Config.tiny().to_dict()
+    return TrainingJob(
+        family=family,
+        config=config,
+        plan=plan,
+        shards=shards.path,
+        folder=folder,
+        parts=parts or {},
+    )
+
+
+@pytest.fixture(scope="module")
+def stage(tiny_shards, tmp_path_factory):
+    """A language model, two steps old."""
+    return run_job(job_for("lm", tiny_shards, tmp_path_factory.mktemp("lm")))
+
+
+@pytest.fixture
+def origin(stage):
+    return Origin(kind="stage", name="lm_tiny", digest=stage.digest, path=str(stage.path))
+
+
+@pytest.fixture
+def parts(origin):
+    return {
+        "lm": origin,
+        **{
+            slot: Origin(kind="random", name="")
+            for slot in building.slots(MODELS["flamingo"])
+            if slot != "lm"
+        },
+    }
+
+
+def test_a_model_outlives_the_stage_it_was_handed(parts, stage, tiny_shards, tmp_path):
+    lent = tmp_path / "lent"
+    shutil.copytree(stage.path, lent)
+    parts["lm"] = replace(parts["lm"], path=str(lent))
+    made = run_job(job_for("flamingo", tiny_shards, tmp_path / "run", parts))
+    shutil.rmtree(lent)
+    model, tokenizer, _ = load_model(made.path)
+    theirs, their_tokenizer, _ = load_model(stage.path)
+    kept = model.handed_parts["lm"].module.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in theirs.state_dict().items())
+    assert tokenizer.digest == their_tokenizer.digest
+    assert model.handed_parts["lm"].origin == replace(parts["lm"], path="")
+
+
+def test_a_part_is_stored_once_and_not_among_the_models_own_weights(parts, tiny_shards, tmp_path):
+    from safetensors.torch import load_file
+
+    made = run_job(job_for("flamingo", tiny_shards, tmp_path, parts))
+    model, _, _ = load_model(made.path)
+    own = load_file(made.path / "weights.safetensors").values()
+    parts = [load_file(file).values() for file in made.path.glob("parts/*/weights.safetensors")]
+    foreign = {
+        id(value)
+        for part in model.handed_parts.values()
+        for value in part.module.state_dict(keep_vars=True).values()
+    }
+    mine = {
+        id(value): value
+        for value in model.state_dict(keep_vars=True).values()
+        if id(value) not in foreign
+    }
+    assert sorted(map(_size, own)) == sorted(map(_size, mine.values()))
+    assert sum(map(_size, own)) < sum(_size(value) for part in parts for value in part)
+
+
+def _size(tensor):
+    return tensor.numel()
+
+
+def test_a_changed_byte_in_a_part_is_refused_by_its_name(parts, tiny_shards, tmp_path):
+    made = run_job(job_for("flamingo", tiny_shards, tmp_path, parts))
+    file = made.path / "parts" / "lm" / "weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(CheckpointDamaged, match=r"weights\.safetensors is damaged"):
+        load_model(made.path)
+
+
+def test_going_on_with_another_stage_is_another_job(parts, tiny_shards, tmp_path):
+    run_job(job_for("flamingo", tiny_shards, tmp_path, parts))
+    parts["lm"] = replace(parts["lm"], digest="0" * 64)
+    with pytest.raises(JobChanged, match=r"parts\.lm\.digest"):
+        run_job(job_for("flamingo", tiny_shards, tmp_path, parts, replace(PLAN, steps=3)))
+
+
+def test_a_stage_that_is_not_the_one_named_is_refused(parts, tiny_shards, tmp_path):
+    parts["lm"] = replace(parts["lm"], digest="0" * 64)
+    with pytest.raises(CheckpointDamaged, match="asked for is 000000000000"):
+        run_job(job_for("flamingo", tiny_shards, tmp_path, parts))
+
+
+def test_an_interrupted_training_with_parts_ends_as_an_undisturbed_one(
+    parts, tiny_shards, tmp_path
+):
+    whole = run_job(job_for("flamingo", tiny_shards, tmp_path / "whole", parts))
+
+    def stop(step, values):
+        raise KeyboardInterrupt
+
+    job = job_for("flamingo", tiny_shards, tmp_path / "halves", parts)
+    job = replace(job, plan=replace(PLAN, report_every=2))
+    calls = []
+
+    class Stop(BaseException):
+        pass
+
+    from components.training import job as module
+
+    original = module.failpoint
+
+    def at(name):
+        calls.append(name)
+        if len(calls) == 1:
+            raise Stop
+        original(name)
+
+    module.failpoint = at
+    try:
+        with pytest.raises(Stop):
+            run_job(job)
+    finally:
+        module.failpoint = original
+    assert checkpoint.latest(job.checkpoints).step == 1
+    assert run_job(job).digest == whole.digest
+
+
+def test_a_part_that_cannot_do_what_the_slot_asks_is_refused(build_tiny, tiny_tokenizer):
+    from components.abilities import LanguageModel
+
+    part = Part(
+        module=build_tiny("clip"),
+        tokenizer=tiny_tokenizer,
+        origin=Origin(kind="random", name="clip"),
+    )
+    with pytest.raises(ConfigError, match="is no LanguageModel"):
+        handed({"lm": part}, "lm", LanguageModel, "Frozen")
+    with pytest.raises(ConfigError, match='needs a part "lm"'):
+        handed({}, "lm", LanguageModel, "Frozen")
+
+
+def test_a_package_nobody_knows_is_refused_with_the_nearest():
+    with pytest.raises(UnknownName, match="package"):
+        building.find_part("lm", Origin(kind="package", name="smolm2"))
