@@ -1,6 +1,6 @@
 """A small BERT: the stage "mlm_text" that VisualBERT starts from (Devlin et al. 2019, arXiv:1810.04805).
 
-`Bert` is the stack both share; `TextBert` learns it from captions, by masked words alone (no next-sentence task).
+`BertEncoder` is the stack that ALIGN reads with, `Bert` the same with a head, as VisualBERT has it; `TextBert` learns it from captions, by masked words alone (no next-sentence task).
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class BertConfig(Config):
             )
 
 
-class Bert(nn.Module):
-    """Words, places and segments; blocks that see both ways; a head that names hidden words."""
+class BertEncoder(nn.Module):
+    """Words, places and segments; blocks that see both ways."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -79,8 +79,6 @@ class Bert(nn.Module):
             PostNormBlock(width, config.heads, inner=4 * width, dropout=config.dropout, eps=EPS)
             for _ in range(config.layers)
         )
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=EPS))
-        self.head_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.apply(initialise_like_bert)
 
     def embed(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
@@ -100,6 +98,17 @@ class Bert(nn.Module):
         for block in self.blocks:
             x_BTD = block(x_BTD, mask_BT)
         return x_BTD
+
+
+class Bert(BertEncoder):
+    """The encoder with a head that names hidden words."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=EPS))
+        self.head_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.head.apply(initialise_like_bert)
 
     def name_words(self, states_ND: Tensor) -> Tensor:
         """States -> (…, V) logits, by the words' own vectors."""

@@ -15,13 +15,19 @@ from torch.nn import functional as F
 
 
 def info_nce(
-    image_BD: Tensor, text_BD: Tensor, scale: Tensor | float, groups_B: Tensor | None = None
+    image_BD: Tensor,
+    text_BD: Tensor,
+    scale: Tensor | float,
+    groups_B: Tensor | None = None,
+    *,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Mean of the two cross entropies, image to text and text to image, in nats, at least 0.
 
     image_BD, text_BD: rows of length 1; row i of one belongs to row i of the other.
-    scale: what cosines are multiplied by, CLIP's exp(logit_scale).
+    scale: what cosines are multiplied by, CLIP's exp(logit_scale), 1 / sigma of ALIGN.
     groups_B: int64; rows that share a number (equal captions or images) are no negatives of each other.
+    smoothing: share of each label's weight that is spread evenly over all columns that take part (ALIGN's 0.1).
     With torch.distributed initialised every worker calls this with as many rows, and its value is the worker's share:
     the mean over workers is the loss of the global batch.
 
@@ -44,9 +50,26 @@ def info_nce(
     offset = rows * dist.get_rank() if workers > 1 else 0
     labels_B = torch.arange(offset, offset + rows, device=image_BD.device)
     return (
-        F.cross_entropy(without(image_to_text, mask_BB), labels_B)
-        + F.cross_entropy(without(text_to_image, mask_BB), labels_B)
+        smoothed_cross_entropy(image_to_text, labels_B, mask_BB, smoothing)
+        + smoothed_cross_entropy(text_to_image, labels_B, mask_BB, smoothing)
     ) / 2
+
+
+def smoothed_cross_entropy(
+    logits_BN: Tensor, labels_B: Tensor, mask_BN: Tensor | None, smoothing: float
+) -> Tensor:
+    """Cross entropy over the columns that are not masked, in nats; without a mask, PyTorch's `label_smoothing`."""
+    kept_BN = without(logits_BN, mask_BN)
+    own = F.cross_entropy(kept_BN, labels_B)
+    if not smoothing:
+        return own
+    # PyTorch would give masked columns their share, and 0.1 of minus infinity is minus infinity.
+    log_p_BN = torch.log_softmax(kept_BN, dim=1)
+    if mask_BN is None:
+        spread = log_p_BN.mean(dim=1)
+    else:
+        spread = log_p_BN.masked_fill(mask_BN, 0).sum(dim=1) / (~mask_BN).sum(dim=1)
+    return (1 - smoothing) * own - smoothing * spread.mean()
 
 
 def simctg(hidden_BTD: Tensor, mask_BT: Tensor, margin: float) -> Tensor:

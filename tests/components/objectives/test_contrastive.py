@@ -89,3 +89,30 @@ def test_two_workers_average_to_the_gradients_of_one(tmp_path: Path) -> None:
         together = load_file(tmp_path / f"{rank}.st")
         for name, value in alone.items():
             torch.testing.assert_close(together[name], value, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 9])
+def test_smoothing_is_pytorchs_label_smoothing_both_ways(rows: int) -> None:
+    image, text = _pairs(rows)
+    logits, own = 7.5 * image @ text.T, torch.arange(rows)
+    wanted = (
+        F.cross_entropy(logits, own, label_smoothing=0.1)
+        + F.cross_entropy(logits.T, own, label_smoothing=0.1)
+    ) / 2
+    torch.testing.assert_close(info_nce(image, text, 7.5, smoothing=0.1), wanted)
+    torch.testing.assert_close(
+        info_nce(image, text, 7.5, torch.arange(rows), smoothing=0.1), wanted
+    )
+
+
+def test_smoothing_spreads_over_the_columns_that_are_no_doubles() -> None:
+    image, text = _pairs(5)
+    groups = torch.tensor([0, 1, 2, 1, 1])
+    logits, rows = 10.0 * image @ text.T, []
+    for side in (logits, logits.T):
+        for row in range(5):
+            kept = [at for at in range(5) if at == row or groups[at] != groups[row]]
+            own = torch.tensor([kept.index(row)])
+            rows.append(F.cross_entropy(side[row, kept][None], own, label_smoothing=0.1))
+    found = info_nce(image, text, 10.0, groups, smoothing=0.1)
+    torch.testing.assert_close(found, torch.stack(rows).mean())
