@@ -223,6 +223,7 @@ def register(
         example=next(read_images(revision.shards, [shown])),
         labels=list(dict.fromkeys(row.sample.label for row in rows)),
         prompts=experiment.evaluation.prompts,
+        decoding=experiment.evaluation.decoding(),
     )
     doors.ledger.record_version(experiment.name, number, key, checkpoint.digest)
     failpoint("registered")

@@ -20,8 +20,8 @@ from mlflow.pyfunc.model import PythonModel
 
 from components.abilities import Captions, Embeds
 from components.data.transforms import UnreadableImage, decode
-from components.decoding.beam import beam
 from components.evaluation.retrieval import class_embeddings
+from components.evaluation.writing import write
 from components.training.checkpoint import load_model
 
 IMAGES_AT_ONCE = 64
@@ -43,7 +43,8 @@ class Version(PythonModel):  # type: ignore[misc, unused-ignore]
         """One row an image: `caption`, or `label` and its cosine `score`.
 
         model_input: column `image`, each a base64 PNG, JPEG or WebP.
-        params: `beams` and `max_tokens` for a captioner; `labels` for an embedder, the version's own if left out.
+        params: `max_tokens` and the options of its decoder for a captioner; `labels` for an embedder; the version's
+            own if left out.
         Raises UnreadableImage naming the row.
         """
         images = list(model_input["image"])
@@ -69,14 +70,9 @@ class Version(PythonModel):  # type: ignore[misc, unused-ignore]
     def _write(
         self, model: Captions, pixels_BCHW: torch.Tensor, params: dict[str, Any]
     ) -> list[str]:
-        ids = beam(
-            model,
-            pixels_BCHW,
-            eos_id=self._tokenizer.eos_id,
-            max_tokens=int(params.get("max_tokens", 20)),
-            beams=int(params.get("beams", 5)),
-        )
-        return [self._tokenizer.decode(row) for row in ids]
+        own = self._naming["decoding"]
+        chosen = {name: params[name] for name in own if params.get(name) is not None}
+        return write(model, self._tokenizer, pixels_BCHW, {**own, **chosen})
 
     def _name(
         self, model: Embeds, pixels_BCHW: torch.Tensor, params: dict[str, Any]

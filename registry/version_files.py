@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,9 @@ NEEDS = ("mlflow", "torch", "numpy", "pandas", "pillow", "tokenizers", "safetens
 """What a version imports. Said outright, because MLflow would find out by importing all of it again in a new process."""
 
 
+_TYPES = {int: "long", float: "double", str: "string"}
+
+
 def write_version(
     folder: Path,
     model: Model,
@@ -29,18 +32,24 @@ def write_version(
     *,
     labels: Sequence[str],
     prompts: Sequence[str],
+    decoding: Mapping[str, Any],
     example: bytes,
 ) -> None:
     """Fill `folder` with everything that loads without this checkout; `model` becomes its `MLmodel` file.
 
     labels, prompts: what an embedder chooses from when it is asked without labels, and the templates around them.
+    decoding: how a captioner writes when it is not told otherwise, as `EvaluationPlan.decoding` names it.
     example: an encoded image, kept as input example.
     """
     from mlflow import pyfunc
     from pandas import DataFrame
 
     beside = folder.with_name(f"{folder.name}.parts")
-    named = {"labels": list(labels), "prompts": list(prompts) or ["{}"]}
+    named = {
+        "labels": list(labels),
+        "prompts": list(prompts) or ["{}"],
+        "decoding": dict(decoding),
+    }
     atomic.write_json(beside / "labels.json", named)
     copied = _copy_code(beside)
     pyfunc.save_model(
@@ -49,7 +58,7 @@ def write_version(
         python_model=str(Path(__file__).with_name("version_code.py")),
         artifacts={"checkpoint": str(checkpoint.path), "labels": str(beside / "labels.json")},
         code_paths=[str(copied)],
-        signature=_signature(checkpoint.family),
+        signature=_signature(checkpoint.family, decoding),
         input_example=DataFrame({"image": [base64.b64encode(example).decode()]}),
         pip_requirements=requirements(),
     )
@@ -71,7 +80,7 @@ def _copy_code(beside: Path) -> Path:
     return beside / "components"
 
 
-def _signature(family: str) -> ModelSignature:
+def _signature(family: str, decoding: Mapping[str, Any]) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -80,7 +89,12 @@ def _signature(family: str) -> ModelSignature:
     params: list[ParamSpec] = []
     if issubclass(made, Captions):
         outputs += [ColSpec("string", "caption")]
-        params += [ParamSpec("beams", "long", 5), ParamSpec("max_tokens", "long", 20)]
+        params += [
+            ParamSpec(name, _TYPES[type(value)], value)
+            for name, value in decoding.items()
+            # MLflow knows no parameter without a default; another decoder would read other options.
+            if value is not None and name != "decoder"
+        ]
     if issubclass(made, Embeds):
         outputs += [ColSpec("string", "label"), ColSpec("double", "score")]
         params += [ParamSpec("labels", "string", [], shape=(-1,))]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.evaluation.plan import EvaluationPlan
 from components.failpoint import failpoint
 from components.records import Checkpoint
 from components.training.checkpoint import CheckpointDamaged, CheckpointMissing, verify
@@ -57,19 +58,22 @@ class Versions:
         example: bytes,
         labels: Sequence[str] = (),
         prompts: Sequence[str] = ("{}",),
+        decoding: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> int:
         """The number of the version with this key: a new one, or the one that is there; what a crash left is finished.
 
-        example: an encoded image; labels and prompts: what an embedder chooses from when nobody gives it labels.
+        example: an encoded image; labels and prompts: what an embedder chooses from when nobody gives it labels;
+        decoding: how a captioner writes, by default as an `EvaluationPlan` does.
         """
         with reaching(self.uri):
             number = self.find(model, key)
             if number is not None:
                 return number
             logged = self._logged(run_id, key) or self._log(
-                run_id, model, checkpoint, key, example=example, labels=labels, prompts=prompts
-            )
+                run_id, model, checkpoint, key, example=example, labels=labels, prompts=prompts,
+                decoding=decoding or EvaluationPlan().decoding(),
+            )  # fmt: skip
             failpoint("version.logged")
             marks = {
                 **(tags or {}),

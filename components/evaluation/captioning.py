@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 
-from components.catalog import DECODERS
 from components.data.atomic import write_text
 from components.data.batches import SplitImages
+from components.decoding.revision import code_revision
 from components.evaluation.controls import nearest_pixels, shuffled
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.subject import Subject
+from components.evaluation.writing import write
 from components.metrics import bleu, cider, exact_match, rouge
+from components.metrics.ngrams import count_grams, encode
 from components.metrics.tokenise import tokenise
 from components.records import Captions, Checkpoint
 
@@ -26,8 +28,9 @@ BATCH = 64
 def captions_key(
     checkpoint: Checkpoint, shards_digest: str, split: str, plan: EvaluationPlan
 ) -> str:
-    """What names stored captions: the weights, the data and how words were chosen."""
-    parts = [checkpoint.digest, shards_digest, split, json.dumps(plan.decoding(), sort_keys=True)]
+    """What names stored captions: the weights, the data, how words were chosen, and the code that chose them."""
+    decoding = json.dumps(plan.decoding(), sort_keys=True)
+    parts = [checkpoint.digest, shards_digest, split, decoding, code_revision()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
@@ -47,16 +50,8 @@ def write_captions(subject: Subject, path: Path, key: str) -> Captions:
 
 @torch.inference_mode()
 def _decode(subject: Subject, start: int) -> list[str]:
-    tokenizer, plan = subject.tokenizer, subject.plan
-    options = {"beams": plan.beams} if plan.decoder == "beam" else {}
-    written = DECODERS[plan.decoder](
-        subject.model,
-        subject.images.pixels_NCHW[start : start + BATCH],
-        eos_id=tokenizer.eos_id,
-        max_tokens=plan.max_tokens,
-        **options,
-    )
-    return [tokenizer.decode(ids) for ids in written]
+    pixels_BCHW = subject.images.pixels_NCHW[start : start + BATCH]
+    return write(subject.model, subject.tokenizer, pixels_BCHW, subject.plan.decoding())
 
 
 def read_captions(captions: Captions, images: SplitImages) -> list[str]:
@@ -77,22 +72,30 @@ def score_captions(
     candidates: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
     """Every caption metric of the platform over a split, document frequencies from its own references."""
+    return _score(candidates, _tokenised(references))
+
+
+def _tokenised(references: Sequence[Sequence[str]]) -> list[list[list[str]]]:
+    return [[tokenise(caption) for caption in captions] for captions in references]
+
+
+def _score(candidates: Sequence[str], references: list[list[list[str]]]) -> dict[str, float]:
     words = [tokenise(caption) for caption in candidates]
-    reference_words = [[tokenise(caption) for caption in captions] for captions in references]
-    values = {
-        f"bleu_{order}": value
-        for order, value in enumerate(bleu.score(bleu.statistics(words, reference_words)), start=1)
-    }
-    values["rouge_l"] = rouge.score(rouge.statistics(words, reference_words))
-    values["cider_d"] = cider.score(cider.statistics(words, reference_words))
-    values["exact_match"] = exact_match.score(exact_match.statistics(words, reference_words))
+    # BLEU and CIDEr read the same n-grams, which take longer to count than all else.
+    sentences = encode(words, references, split_spaces=True)
+    grams = count_grams(sentences)
+    of_orders = bleu.score(bleu.statistics_from(sentences, grams))
+    values = {f"bleu_{order}": value for order, value in enumerate(of_orders, start=1)}
+    values["rouge_l"] = rouge.score(rouge.statistics(words, references))
+    values["cider_d"] = cider.score(cider.statistics_from(sentences, grams))
+    values["exact_match"] = exact_match.score(exact_match.statistics(words, references))
     return values
 
 
 def captioning(subject: Subject, written: Sequence[str]) -> dict[str, float]:
     """Scores of the written captions, of the same captions on shuffled images, and of two trivial captioners."""
     images, train = subject.images, subject.train
-    references = [row.sample.captions for row in images.rows]
+    references = _tokenised([row.sample.captions for row in images.rows])
     order = shuffled(len(written), subject.plan.blind_seed)
     frequent = most_frequent(train)
     near = [train.rows[index].sample.captions[0] for index in nearest_pixels(images, train)]
@@ -105,7 +108,7 @@ def captioning(subject: Subject, written: Sequence[str]) -> dict[str, float]:
     return {
         prefix + metric: value
         for prefix, candidates in columns.items()
-        for metric, value in score_captions(candidates, references).items()
+        for metric, value in _score(candidates, references).items()
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from components.catalog import DECODERS, FEW_SHOTS
 from components.config import ConfigError
+from components.decoding.options import RANGES, BadOption, check, defaults, read_by
 from components.records import SPLITS
 
 PROMPTS = ("{}", "a {}", "the {}")
@@ -25,10 +26,26 @@ class EvaluationPlan:
     """Splits measured beside it; each has a report of its own."""
     decoder: str = "beam"
     """How captions are written."""
-    beams: int = 5
-    """Beams of the beam decoder."""
     max_tokens: int = 20
     """Longest caption, in tokens."""
+    prompt: str = ""
+    """Words that each caption is to continue; they are no part of what is written."""
+    beams: int | None = None
+    """Beam search: texts kept alive. This and the next seven: left out, the decoder's own default."""
+    length_penalty: float | None = None
+    """Beam search: the power of its length that a text's log probability is divided by."""
+    top_k: int | None = None
+    """Nucleus, contrastive, MAGIC: how many of the likeliest words are looked at."""
+    top_p: float | None = None
+    """Nucleus: the share of probability that is drawn from, in (0, 1]."""
+    temperature: float | None = None
+    """Nucleus: what logits are divided by, above 0."""
+    alpha: float | None = None
+    """Contrastive, MAGIC: how much likeness to what was written counts against a word, in [0, 1]."""
+    beta: float | None = None
+    """MAGIC: how much the image counts, at least 0."""
+    seed: int | None = None
+    """Nucleus: what the draws follow from."""
     prompts: tuple[str, ...] = PROMPTS
     """Templates whose embeddings are averaged to one per class; `{}` is the class's label."""
     blind_seed: int = 0
@@ -49,15 +66,27 @@ class EvaluationPlan:
         for split in (self.split, *self.also):
             if split not in SPLITS:
                 raise ConfigError(f'No split "{split}"; the splits are {", ".join(SPLITS)}.')
-        DECODERS[self.decoder]
-        if self.beams < 1 or self.max_tokens < 2:
-            raise ConfigError(
-                f"beams={self.beams} and max_tokens={self.max_tokens}: at least 1 and 2 are needed."
-            )
+        self._check_decoding()
         if not self.prompts or any("{}" not in prompt for prompt in self.prompts):
             raise ConfigError('Each of `prompts` holds "{}" where the class\'s label goes.')
-
         self._check_few_shots()
+
+    def _check_decoding(self) -> None:
+        DECODERS[self.decoder]
+        given = {name: getattr(self, name) for name in RANGES}
+        given = {name: value for name, value in given.items() if value is not None}
+        try:
+            check(**given)
+        except BadOption as wrong:
+            raise ConfigError(str(wrong)) from wrong
+        read = defaults(DECODERS[self.decoder])
+        if unread := sorted(given.keys() - read.keys()):
+            raise ConfigError(
+                f'The decoder "{self.decoder}" reads no {", ".join(unread)}; '
+                f"it reads {', '.join(read) or 'no option'}. Leave it out, or take another decoder."
+            )
+        if self.max_tokens < 2:
+            raise ConfigError(f"max_tokens={self.max_tokens}: at least 2 are needed.")
 
     def _check_few_shots(self) -> None:
         if not self.shots or not set(self.shots) <= set(FEW_SHOTS):
@@ -76,6 +105,10 @@ class EvaluationPlan:
         return asdict(self)
 
     def decoding(self) -> dict[str, Any]:
-        """What decides which words are written: the part of the plan that names stored captions."""
-        beams = self.beams if self.decoder == "beam" else 1
-        return {"decoder": self.decoder, "beams": beams, "max_tokens": self.max_tokens}
+        """What decides which words are written: the decoder, and each option that it reads."""
+        return {
+            "decoder": self.decoder,
+            "max_tokens": self.max_tokens,
+            "prompt": self.prompt,
+            **read_by(DECODERS[self.decoder], vars(self)),
+        }

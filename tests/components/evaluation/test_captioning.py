@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from components.data.batches import load_split
+from components.decoding.revision import code_revision
+from components.evaluation import captioning as captioning_module
 from components.evaluation.captioning import (
     captioning,
     captions_key,
@@ -84,9 +86,49 @@ def test_another_decoding_is_another_key(tmp_path):
         EvaluationPlan(beams=1),
         EvaluationPlan(decoder="greedy"),
         EvaluationPlan(max_tokens=9),
+        EvaluationPlan(prompt="a photo of"),
+        EvaluationPlan(decoder="nucleus"),
+        EvaluationPlan(decoder="nucleus", seed=1),
+        EvaluationPlan(decoder="magic"),
+        EvaluationPlan(decoder="magic", beta=0.25),
     ]
     assert len({captions_key(checkpoint, "s", "test", plan) for plan in plans}) == len(plans)
-    # A prompt does not change which words a captioner writes.
-    assert captions_key(checkpoint, "s", "test", EvaluationPlan(prompts=("{}",))) == captions_key(
-        checkpoint, "s", "test", EvaluationPlan()
+    # A class prompt does not change which words a captioner writes, nor does a default that is said out loud.
+    for same in (EvaluationPlan(prompts=("{}",)), EvaluationPlan(beams=5)):
+        assert captions_key(checkpoint, "s", "test", same) == captions_key(
+            checkpoint, "s", "test", EvaluationPlan()
+        )
+
+
+def test_mended_decoding_code_is_another_key(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(
+        path=tmp_path, digest="d", family="virtex", step=1, seed=0, shards_digest="s"
     )
+    before = captions_key(checkpoint, "s", "test", EvaluationPlan())
+    (tmp_path / "beam.py").write_text("mended = True\n")
+    monkeypatch.setattr("components.decoding.revision.__file__", str(tmp_path / "revision.py"))
+    code_revision.cache_clear()
+    try:
+        assert captions_key(checkpoint, "s", "test", EvaluationPlan()) != before
+    finally:
+        code_revision.cache_clear()
+
+
+def test_every_metric_reads_tokens_and_ngrams_that_are_made_once(monkeypatch, subject):
+    counted = {"tokenise": 0, "count_grams": 0}
+    for name in counted:
+        real = getattr(captioning_module, name)
+
+        def counting(given, name=name, real=real):
+            counted[name] += 1
+            return real(given)
+
+        monkeypatch.setattr(captioning_module, name, counting)
+    written = [row.sample.captions[0] for row in subject.images.rows]
+    captioning(subject, written)
+    references = sum(len(row.sample.captions) for row in subject.images.rows)
+    columns = 4
+    assert counted == {
+        "tokenise": references + columns * len(written),
+        "count_grams": columns,
+    }

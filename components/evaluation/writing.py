@@ -1,0 +1,44 @@
+"""Images -> captions as text, by a decoder and its options; the one place where a plan's options reach a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from components.abilities import Captions
+from components.catalog import DECODERS
+from components.data.text import Tokenizer
+from components.decoding.options import read_by
+
+
+def write(
+    model: Captions,
+    tokenizer: Tokenizer,
+    pixels_BCHW: Tensor,
+    decoding: Mapping[str, Any],
+    keys_B: Tensor | None = None,
+) -> list[str]:
+    """One caption an image, without its prompt.
+
+    decoding: as `EvaluationPlan.decoding` names it. Raises UnknownName for a decoder that there is not, BadOption.
+    """
+    decoder = DECODERS[decoding["decoder"]]
+    ids = prompt_ids(tokenizer, decoding.get("prompt", ""))
+    written = decoder(
+        model,
+        pixels_BCHW,
+        keys_B,
+        eos_id=tokenizer.eos_id,
+        max_tokens=decoding["max_tokens"],
+        prompts=[ids] * len(pixels_BCHW) if ids else None,
+        **read_by(decoder, decoding),
+    )
+    return [tokenizer.decode(row) for row in written]
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of a text without the `<bos>` and `<eos>` around it."""
+    tokens_BT, lengths_B = tokenizer.encode([prompt], max_tokens=len(prompt.encode()) + 2)
+    return tokens_BT[0, 1 : int(lengths_B[0]) - 1].tolist() if prompt else []
