@@ -36,6 +36,6 @@ def test_weights_to_start_from_may_be_left_out_and_are_read_where_named() -> Non
 )
 def test_a_slot_or_kind_nobody_knows_is_refused_with_the_nearest(text, said: str) -> None:
     with pytest.raises(UnknownName, match=said):
-        read_parts(VisualBert, LITE0, text, "x.yaml: parts")
+        read_parts(VisualBert, PART, text, "x.yaml: parts")
     with pytest.raises(ConfigError, match="names nothing"):
-        read_parts(VisualBert, LITE0, {"vision": "stage:"}, "x.yaml: parts")
+        read_parts(VisualBert, PART, {"vision": "stage:"}, "x.yaml: parts")
