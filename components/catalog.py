@@ -12,11 +12,11 @@ from components.decoding.greedy import greedy
 from components.decoding.magic import magic
 from components.decoding.nucleus import nucleus
 from components.metrics.metric import Metric
+from components.models.align import Align
 from components.models.causal_lm import CausalLm
 from components.models.clip import Clip
 from components.models.flamingo import Flamingo
 from components.models.parts import Part
-from components.models.simvlm import SimVLM
 from components.models.simvlm import SimVLM
 from components.models.text_bert import TextBert
 from components.models.virtex import VirTex
@@ -28,9 +28,9 @@ from components.table import Table
 FAMILIES: Table[type[Any]] = Table(
     "model family",
     {
+        "align": Align,
         "clip": Clip,
         "flamingo": Flamingo,
-        "simvlm": SimVLM,
         "simvlm": SimVLM,
         "virtex": VirTex,
         "visualbert": VisualBert,
