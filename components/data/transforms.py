@@ -6,6 +6,7 @@ import hashlib
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -25,15 +26,25 @@ class UnreadableImage(ValueError):
 def read_picture(image: bytes) -> Image.Image:
     """Decode to RGB at the image's own size: upright, and composited on white where it is clear.
 
+    Grey, palette, 16-bit and CMYK pictures become RGB; EXIF orientation is applied, and all else of EXIF is dropped.
     Raises `UnreadableImage` for other formats, damaged or animated files, and decompression bombs.
     """
+    return _read(image, _on_white)
+
+
+def read_rgba(image: bytes) -> Image.Image:
+    """Like `read_picture`, but what is clear stays clear: RGBA."""
+    return _read(image, _keep_clear)
+
+
+def _read(image: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if len(image) > MAX_BYTES:
         raise UnreadableImage(f"{len(image)} bytes; at most {MAX_BYTES} are read.")
     try:
         with Image.open(BytesIO(image), formats=FORMATS) as opened:
             _refuse_size(opened)
             opened.load()
-            return _on_white(ImageOps.exif_transpose(opened))
+            return convert(ImageOps.exif_transpose(opened))
     except UnreadableImage:
         raise
     # Pillow's readers let these through for damaged files; MemoryError and our own mistakes rise.
@@ -123,3 +134,7 @@ def _on_white(picture: Image.Image) -> Image.Image:
         return picture.convert("RGB")
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+
+
+def _keep_clear(picture: Image.Image) -> Image.Image:
+    return (picture if picture.has_transparency_data else _on_white(picture)).convert("RGBA")

@@ -21,13 +21,10 @@ from typing import Any
 from components.data import atomic
 from components.data.sources.drawings import Concept, Drawing, DrawingSet
 from components.data.sources.emoji_names import read_concepts
+from components.data.sources.packages import PackagesMissing
 
 RAW = Path(__file__).parents[3] / "data" / "raw" / "emoji8"
 FETCH = "python -m components.data.sources.emoji_packages"
-
-
-class PackagesMissing(FileNotFoundError):
-    """A package that is not there and cannot be got, or is not the one that was pinned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +87,17 @@ def read_packages(
             raise PackagesMissing(
                 f"{folder / package.file} is missing or is not the pinned one. Fetch it with `{FETCH}` (needs npm)."
             )
-    concepts = read_concepts(lambda name: _read(NAMES, folder, name))
-    shown = [concept for concept in concepts if groups is None or concept.group in groups]
+    shown = [each for each in concepts(folder) if groups is None or each.group in groups]
     for name in sets:
         icons = _Icons(name, folder)
         for concept in shown:
             if icon := icons.find(concept):
                 yield icons.drawing(icon, concept)
+
+
+def concepts(folder: Path = RAW) -> list[Concept]:
+    """All concepts of the fetched tables of names, in Unicode's order."""
+    return read_concepts(lambda name: _read(NAMES, folder, name))
 
 
 def _is_whole(package: Package, folder: Path) -> bool:
