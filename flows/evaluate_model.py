@@ -5,7 +5,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
 from flows.decisions import fetch_version, known_version
-from flows.experiment import ExperimentName, read_experiment
+from flows.experiment import ExperimentName, read_competing
 from flows.outcome import report_markdown
 from flows.publishing import closing
 from flows.refresh_dataset import refresh_dataset
@@ -26,7 +26,7 @@ def evaluate_model(
         version: Its number; the champion if left out.
         overrides: Settings of the evaluation changed for this run, as "evaluation.split=val".
     """
-    experiment = read_experiment(model, overrides)
+    experiment = read_competing(model, overrides)
     entry, run = known_version(experiment.name, version)
     revision = refresh_dataset(experiment.source)
     checkpoint = fetch_version(experiment.name, entry.number)

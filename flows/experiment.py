@@ -15,7 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from components.abilities import Captions
-from components.catalog import MODELS, SOURCES
+from components.catalog import MODELS, SOURCES, STAGES
 from components.config import Config, ConfigError
 from components.evaluation.measure import measurable
 from components.evaluation.plan import EvaluationPlan
@@ -91,17 +91,37 @@ class Experiment:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def read_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
+def read_experiment(
+    name: str, overrides: Sequence[str] = (), *, within: Sequence[str] = ()
+) -> Experiment:
     """The experiment called `name`, or in the YAML file of that path, with `section.key=value` overrides.
 
+    within: the experiments that ask for this one as a stage, outermost first.
     Raises UnknownName for an experiment, family, source or key nobody knows, with the nearest known one, and
-    ConfigError for a value that cannot work.
+    ConfigError for a value that cannot work and for stages that need each other; stages are read too.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{shipped(name)}.yaml"
     text = _load(path)
     for override in overrides:
         _override(text, override)
-    return _typed(text, path)
+    if path.stem in within:
+        raise ConfigError(f"{' needs '.join((*within, path.stem))}: stages cannot need themselves.")
+    experiment = _typed(text, path)
+    for origin in experiment.parts.values():
+        if origin.kind == "stage":
+            read_experiment(origin.name, within=(*within, path.stem))
+    return experiment
+
+
+def read_competing(name: str, overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment whose versions compete for champion; ConfigError for a stage, which is only ever a part."""
+    experiment = read_experiment(name, overrides)
+    if experiment.family in STAGES:
+        raise ConfigError(
+            f"{experiment.name} is a stage: it has no champion. `diptych train {experiment.name}` makes it alone; "
+            "experiments that name it in their parts make it when they need it."
+        )
+    return experiment
 
 
 def shipped(name: str) -> str:
@@ -190,13 +210,14 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
         family=text["family"],
         source=text["source"],
         model=model,
-        parts=_parts(family, model, text.get("parts", {}), path),
+        parts=read_parts(family, model, text.get("parts", {}), f"{path}: parts"),
         training=_validate(TrainingPlan, text.get("training", {}), f"{path}: training"),
         evaluation=_validate(EvaluationPlan, text.get("evaluation", {}), f"{path}: evaluation"),
         gate=tuple(_validate(Rule, rule, f"{path}: gate") for rule in text.get("gate", ())),
     )
     try:
-        check_rules(experiment.gate, measurable(family))
+        if text["family"] not in STAGES:
+            check_rules(experiment.gate, measurable(family))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     longest, asked = getattr(experiment.model, "max_tokens", 0), experiment.evaluation.max_tokens
@@ -205,14 +226,6 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
             f"{path}: evaluation.max_tokens is {asked}; the model writes at most model.max_tokens, which is {longest}."
         )
     return experiment
-
-
-def _parts(family: type, model: Config, text: Mapping[str, Any], path: Path) -> dict[str, Origin]:
-    parts = read_parts(family, model, text, f"{path}: parts")
-    for slot, origin in parts.items():
-        if origin.kind == "stage" and shipped(origin.name) == path.stem:
-            raise ConfigError(f"{path}: parts.{slot} is this experiment itself; name another.")
-    return parts
 
 
 def _validate(record: type, values: Mapping[str, Any], where: str) -> Any:

@@ -5,7 +5,7 @@ from functools import cache
 from prefect import flow, get_run_logger
 
 from flows.decisions import decide, is_decided, next_attempt, settle, unchanged
-from flows.experiment import ExperimentName, Launcher, read_experiment, run_key
+from flows.experiment import ExperimentName, Launcher, read_competing, run_key
 from flows.outcome import Outcome
 from flows.publishing import alone, closing, open_night, publish
 from flows.refresh_dataset import refresh_dataset
@@ -33,7 +33,7 @@ def nightly_retrain(
         launcher: Where training runs: jobs on the Ray head of `diptych up`, local on a Ray of the run's own, inline without.
     """
     clock = Night()
-    asked = [read_experiment(name, overrides) for name in dict.fromkeys(experiments)]
+    asked = [read_competing(name, overrides) for name in dict.fromkeys(experiments)]
     settle([experiment.name for experiment in asked])
     revision_of = cache(refresh_dataset)
     revisions = {source: revision_of(source) for source in sorted({each.source for each in asked})}

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.decisions import decide, fetch_version, give_back, known_version, settle
-from flows.experiment import ExperimentName, read_experiment
+from flows.experiment import ExperimentName, read_competing
 from flows.outcome import Candidate, Outcome
 from flows.publishing import alone, publish
 from flows.refresh_dataset import refresh_dataset
@@ -18,7 +18,7 @@ def promote_model(model: ExperimentName, version: int) -> Outcome:
         model: The experiment whose version it is.
         version: Its number in the registry.
     """
-    experiment = read_experiment(model)
+    experiment = read_competing(model)
     entry, run = known_version(experiment.name, version)
     settle([experiment.name])
     revision = refresh_dataset(experiment.source)
@@ -46,6 +46,6 @@ def rollback_model(model: ExperimentName, reason: str) -> int:
         model: The experiment whose champion steps down.
         reason: Why, for the ledger.
     """
-    name = read_experiment(model).name
+    name = read_competing(model).name
     settle([name])
     return give_back(name, reason)

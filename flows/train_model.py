@@ -5,7 +5,7 @@ from functools import cache
 from prefect import flow
 
 from flows.decisions import is_registered, next_attempt
-from flows.experiment import ExperimentName, Launcher, read_experiment
+from flows.experiment import ExperimentName, Launcher, read_competing
 from flows.outcome import Outcome
 from flows.publishing import alone, closing, publish
 from flows.refresh_dataset import refresh_dataset
@@ -27,7 +27,7 @@ def train_model(
         launcher: Where training runs: jobs on the Ray head of `diptych up`, local on a Ray of the run's own, inline without.
     """
     revision_of = cache(refresh_dataset)
-    chosen = with_stages(read_experiment(experiment, overrides), revision_of, launcher)
+    chosen = with_stages(read_competing(experiment, overrides), revision_of, launcher)
     revision = revision_of(chosen.source)
     with alone(chosen.name):
         attempt = next_attempt(chosen, revision.shards.digest, is_registered)
