@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from components.models.blocks import PostNormBlock
 from components.models.groups import by_shape
 from components.objectives.masking import IGNORED, hide_words, masked_cross_entropy
 from components.records import Batch, BatchSpec, Loss
+
+if TYPE_CHECKING:
+    from components.data.text import Tokenizer
+    from components.records import Row
 
 EPS = 1e-12
 """BERT's floor in every norm."""

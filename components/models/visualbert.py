@@ -87,11 +87,12 @@ class VisualBertConfig(BertConfig):
             )
 
     def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
-        """With the tokenizer's vocabulary, and the commonest answers of the training questions."""
+        """With the tokenizer's vocabulary and special ids, and the commonest answers of the training questions."""
         counts = Counter(question.answers[0] for row in rows for question in row.sample.questions)
         common = sorted(counts, key=lambda answer: (-counts[answer], answer))
         fitted = super().fitted(rows, tokenizer)
-        return replace(fitted, answers=tuple(common[: self.most_answers]))
+        answers = tuple(common[: self.most_answers])
+        return replace(fitted, answers=answers, sep_id=tokenizer.sep_id)
 
     @classmethod
     def small(cls) -> Self:

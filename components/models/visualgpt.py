@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,13 @@ from components.models.gpt2 import CausalAttention, TwoLayers, copy_gpt2, initia
 from components.models.parts import Part
 from components.models.prompts import Prompts, given, positions, readable
 from components.models.regions import region_slot
-from components.models.virtex import BOS_ID, PAD_ID, TextTooLong, Written
+from components.models.virtex import TextTooLong, Written
 from components.objectives.language import token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
+
+if TYPE_CHECKING:
+    from components.data.text import Tokenizer
+    from components.records import Row
 
 LANGUAGE = ("wte.", "wpe.", "ln_f.")
 """GPT-2's own tensors outside of the blocks."""
@@ -59,6 +63,8 @@ class VisualGptConfig(Config):
     """tau: gates at or below it are shut; in [0, 0.5), so that never both are."""
     dropout: float = 0.1
     """Share of activations dropped, in [0, 1)."""
+    bos_id: int = 1
+    pad_id: int = 0
     language_lr_scale: float = 1.0
     """Learning rate of GPT-2's own weights over that of the rest; 0.2 for a real GPT-2."""
     flip: bool = False
@@ -81,6 +87,11 @@ class VisualGptConfig(Config):
             raise ConfigError(f"dropout={self.dropout} is not in [0, 1); GPT-2 has 0.1.")
         if self.levels < 1:
             raise ConfigError(f"levels={self.levels} leaves nothing to look at; the paper has 3.")
+
+    def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
+        """With the tokenizer's vocabulary and special ids."""
+        fitted = super().fitted(rows, tokenizer)
+        return replace(fitted, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id)
 
     @classmethod
     def small(cls) -> Self:
@@ -273,9 +284,8 @@ class VisualGpt(nn.Module):
         """Read the images, `<bos>` and the prompts: (state, logits_BV of the next word, hidden_BTD)."""
         levels = self._levels(pixels_BCHW, keys_B)
         images = tuple(image for block in self.h for image in block.read(levels))
-        start = given(
-            prompts, len(pixels_BCHW), bos_id=BOS_ID, pad_id=PAD_ID, device=levels[0].device
-        )
+        ids = {"bos_id": self.config.bos_id, "pad_id": self.config.pad_id}
+        start = given(prompts, len(pixels_BCHW), **ids, device=levels[0].device)
         written = Written(images, (), start.padding_B)
         state, logits_BV, hidden_BTD = self._write(written, start.tokens_BT)
         return state, logits_BV, start.hide_padding(hidden_BTD)

@@ -109,6 +109,12 @@ def test_specials_and_the_end_are_never_hidden() -> None:
     assert (labels[:, 6:EOS] != IGNORED).all()
 
 
+def test_specials_are_those_of_the_tokenizer(tiny_tokenizer) -> None:
+    fitted = TextBertConfig.paper().fitted((), tiny_tokenizer)
+    assert (fitted.mask_id, fitted.first_word_id) == (2, 6)
+    assert fitted.vocab_size == tiny_tokenizer.vocab_size
+
+
 def test_it_learns_the_words_of_a_repeated_batch() -> None:
     torch.manual_seed(0)
     model = TextBert(_config(mask_share=0.4)).train()

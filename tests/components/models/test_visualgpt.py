@@ -404,6 +404,18 @@ def test_a_config_that_cannot_work_is_refused_with_advice(wrong: dict, advice: s
         _config(**wrong)
 
 
+def test_a_texts_first_token_and_padding_are_the_tokenizers(tiny_tokenizer) -> None:
+    class Other:
+        vocab_size, bos_id, pad_id = VOCABULARY, 7, 9
+
+    assert _config().fitted((), tiny_tokenizer).bos_id == BOS_ID
+    model = VisualGpt(_config().fitted((), Other()))
+    read = []
+    model.wte.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    model.prefill(_pixels(2), prompts=[[5], []])
+    assert read[0].tolist() == [[7, 5], [9, 7]]
+
+
 def test_a_text_longer_than_the_positions_is_refused(model: VisualGpt) -> None:
     state, _, _ = model.prefill(_pixels())
     for _ in range(9):
