@@ -62,6 +62,9 @@ class FlamingoConfig(Config):
     """Attention heads of the gated layers."""
     head_width: int = 32
     """Width of one head, everywhere."""
+    gate_lr_scale: float = 10.0
+    """Learning rate of the gates over that of the rest. While they are shut nothing behind them learns; the paper has 1
+    and half a million steps."""
     activation: Activation = "relu2"
     """Between the two layers of a block: the paper's squared ReLU, or open_flamingo's GELU."""
 
@@ -77,7 +80,8 @@ class FlamingoConfig(Config):
         """open_flamingo's sizes, for a CLIP ViT and an LM of some hundred million parameters; every fourth block."""
         return cls(
             image_px=224, max_tokens=64, latents=64, resampler_layers=6, every=4, heads=8,
-            gated_heads=8, head_width=64, activation="gelu", images_per_document=5,
+            gated_heads=8, head_width=64, gate_lr_scale=1.0, activation="gelu",
+            images_per_document=5,
         )  # fmt: skip
 
     @classmethod
@@ -85,7 +89,7 @@ class FlamingoConfig(Config):
         """Flamingo-3B's: beside Chinchilla 1.4B (24 blocks, width 2048) and NFNet-F6 (map width 1536), every block."""
         return cls(
             image_px=320, max_tokens=64, latents=64, resampler_layers=6, frames=8, every=1,
-            heads=16, gated_heads=16, head_width=128, images_per_document=5,
+            heads=16, gated_heads=16, head_width=128, gate_lr_scale=1.0, images_per_document=5,
         )  # fmt: skip
 
 
@@ -273,10 +277,13 @@ class Flamingo(nn.Module):
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
         """Only the matrices of the gated layers decay (the paper's 0.1); resampler, vectors and tokens do not."""
         gated = [param for param in self.gated.parameters() if param.ndim >= 2]
-        vectors = [param for param in self.gated.parameters() if param.ndim < 2]
+        vectors = [param for param in self.gated.parameters() if param.ndim == 1]
+        gates = [param for param in self.gated.parameters() if param.ndim == 0]
         spared = [*vectors, *self.resampler.parameters(), self.rows]
+        rate = self.config.gate_lr_scale
         return [
             {"name": "gated", "params": gated, "lr_scale": 1.0, "weight_decay": True},
+            {"name": "gates", "params": gates, "lr_scale": rate, "weight_decay": False},
             {"name": "spared", "params": spared, "lr_scale": 1.0, "weight_decay": False},
         ]
 

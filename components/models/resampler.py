@@ -30,13 +30,24 @@ class SquaredRelu(nn.Module):
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu2": SquaredRelu, "gelu": nn.GELU}
 
 
+def matrix(inward: int, outward: int) -> nn.Linear:
+    """Without bias, of variance 1 / inward, the default where the paper was written (Haiku).
+
+    PyTorch's default is a third of that: attention is then nearly even and the gates stay shut, at tiny sizes for
+    hundreds of steps.
+    """
+    made = nn.Linear(inward, outward, bias=False)
+    nn.init.normal_(made.weight, std=inward**-0.5)
+    return made
+
+
 def two_layers(width: int, activation: Activation) -> nn.Sequential:
     """LayerNorm, then two matrices with four times the width between."""
     return nn.Sequential(
         nn.LayerNorm(width),
-        nn.Linear(width, 4 * width, bias=False),
+        matrix(width, 4 * width),
         ACTIVATIONS[activation](),
-        nn.Linear(4 * width, width, bias=False),
+        matrix(4 * width, width),
     )
 
 
@@ -47,9 +58,9 @@ class MediaAttention(nn.Module):
         super().__init__()
         self.heads = heads
         inner = heads * head_width
-        self.query = nn.Linear(width, inner, bias=False)
-        self.memory = nn.Linear(memory_width, 2 * inner, bias=False)
-        self.outward = nn.Linear(inner, width, bias=False)
+        self.query = matrix(width, inner)
+        self.memory = matrix(memory_width, 2 * inner)
+        self.outward = matrix(inner, width)
 
     def read(self, memory_BND: Tensor) -> KeysValues:
         """Keys and values of what is looked at."""
