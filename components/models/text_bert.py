@@ -67,6 +67,13 @@ class BertConfig(Config):
                 f"max_tokens={self.max_tokens} is more than positions={self.positions}; raise positions."
             )
 
+    def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
+        """With the tokenizer's vocabulary and special ids."""
+        marks = (tokenizer.pad_id, tokenizer.bos_id, tokenizer.mask_id, tokenizer.sep_id)
+        last = max(*marks, tokenizer.image_id, tokenizer.endofchunk_id)
+        fitted = super().fitted(rows, tokenizer)
+        return replace(fitted, mask_id=tokenizer.mask_id, first_word_id=last + 1)
+
 
 class BertEncoder(nn.Module):
     """Words, places and segments; blocks that see both ways."""
