@@ -147,6 +147,7 @@ METRICS: Table[Metric] = Table(
             _metric("match_accuracy", "matches", f"{_MATCHED}, mean over right and wrong pairs"),
             _metric("zero_shot_accuracy", "embeds", "Radford et al. 2021, section 3.1"),
             _metric("zero_shot_mean_class_accuracy", "embeds", "the same, averaged over classes"),
+            _metric("linear_probe_accuracy", "probes", "Desai & Johnson 2021, section 4.1, on concepts"),
             *_few_shot("exact_match", "equal to a reference after tokenising"),
             *_few_shot("cider_d", _CIDER, unit="CIDEr points", high=10.0),
             *_few_shot("answer_match", "equal to an accepted answer after tokenising"),

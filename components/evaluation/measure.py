@@ -8,9 +8,11 @@ from pathlib import Path
 
 from components import abilities
 from components.catalog import METRICS
-from components.data.batches import load_split
+from components.data.batches import SplitImages, load_split
+from components.data.shards import read_manifest
 from components.evaluation.captioning import captioning, captions_key, read_captions, write_captions
 from components.evaluation.in_context import in_context
+from components.evaluation.indexing import indexing
 from components.evaluation.matching import matching
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.probing import probing
@@ -37,6 +39,11 @@ MEASUREMENTS = {
         ability=abilities.Embeds,
         values=embedding,
         beside=("image_blind", "chance", "nearest_pixels"),
+    ),
+    "indexes": Measurement(
+        ability=abilities.Indexes,
+        values=indexing,
+        beside=("nearest_anchor",),
     ),
     "in_context": Measurement(
         ability=abilities.InContext,
@@ -82,6 +89,8 @@ def measure(
         images=load_split(shards, split, side_px),
         train=load_split(shards, "train", side_px),
         plan=plan,
+        val=_val(model, shards, side_px),
+        concepts=_concepts(shards) if plan.classes == "all" else None,
     )
     values: dict[str, float] = {}
     captions = None
@@ -106,6 +115,9 @@ def measurable(family: type) -> set[str]:
     beside = {
         name: each.beside for name, each in MEASUREMENTS.items() if issubclass(family, each.ability)
     }
+    if "indexes" in beside:
+        # It has no metric of its own: it is what the vision part alone would answer.
+        beside["embeds"] += beside["indexes"]
     if issubclass(family, abilities.Captions):
         beside["captions"] = CAPTIONS_BESIDE
     found = {
@@ -114,6 +126,16 @@ def measurable(family: type) -> set[str]:
     return set(found) | {
         f"{column}/{name}" for name, columns in found.items() for column in columns
     }
+
+
+def _val(model: object, shards: Shards, side_px: int) -> SplitImages | None:
+    """What a linear probe is tuned on; other families need none."""
+    wanted = isinstance(model, abilities.Probes) and shards.counts.get("val")
+    return load_split(shards, "val", side_px) if wanted else None
+
+
+def _concepts(shards: Shards) -> dict[str, str]:
+    return {row.sample.concept: row.sample.label for row in read_manifest(shards)}
 
 
 def _captions(subject: Subject, checkpoint: Checkpoint, shards: Shards, folder: Path) -> Captions:

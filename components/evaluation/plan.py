@@ -48,6 +48,8 @@ class EvaluationPlan:
     """Nucleus: what the draws follow from."""
     prompts: tuple[str, ...] = PROMPTS
     """Templates whose embeddings are averaged to one per class; `{}` is the class's label."""
+    classes: Literal["split", "all"] = "split"
+    """Which concepts zero-shot classification chooses among: those of the split, or of the whole source."""
     blind_seed: int = 0
     """Seed of the shuffle that makes the image-blind control."""
     match_lists: int = 4

@@ -99,9 +99,9 @@ def chance(images: int, texts: int, matches: Sequence[tuple[int, int]]) -> dict[
 
 
 def zero_shot(subject: Subject, image_ND: Tensor) -> dict[str, float]:
-    """Accuracy of naming each image's concept among the split's concepts, with controls."""
+    """Accuracy of naming each image's concept among those that are candidates, with controls."""
     images, train, plan = subject.images, subject.train, subject.plan
-    labels = {row.sample.concept: row.sample.label for row in images.rows}
+    labels = subject.concepts or {row.sample.concept: row.sample.label for row in images.rows}
     number = {concept: index for index, concept in enumerate(labels)}
     truth_N = torch.tensor([number[row.sample.concept] for row in images.rows])
     class_CD = class_embeddings(

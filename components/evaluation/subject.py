@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,3 +23,7 @@ class Subject:
     train: SplitImages
     """What the trivial baselines copy from."""
     plan: EvaluationPlan
+    val: SplitImages | None = None
+    """What a linear probe's penalty is chosen on; None if the source has no such split."""
+    concepts: Mapping[str, str] | None = None
+    """Label of each concept that is a candidate; None for those of the split alone."""

@@ -237,6 +237,10 @@ class VirTex(nn.Module):
         state, logits_NV, hidden_N1D = self._read(state, tokens_N[:, None])
         return state, logits_NV, hidden_N1D[:, 0]
 
+    def image_features(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
+        """uint8 images -> (B, D): the tower's last map averaged, what the paper puts its linear probes on."""
+        return self.vision.encode(pixels_BCHW, keys_B)[1]
+
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
         """The image tower at its own rate; words, where only norms and biases of embedding and layers do not decay."""
         named = [(name, param) for name, param in self.named_parameters() if param.requires_grad]
