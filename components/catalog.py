@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from components.data.sources import emoji, shapes
+from components.data.sources import emoji, openclipart, shapes, stamps
 from components.decoding.beam import beam
 from components.decoding.contrastive import contrastive
 from components.decoding.greedy import greedy
@@ -81,8 +81,10 @@ SOURCES: Table[Callable[..., Iterator[Sample]]] = Table(
     {
         "emoji8": emoji.emoji8,
         "emoji_mini": emoji.emoji_mini,
+        "openclipart": openclipart.openclipart,
         "shapes_l0": shapes.shapes_l0,
         "shapes_l1": shapes.shapes_l1,
+        "stamps": stamps.stamps,
     },
 )
 

@@ -9,14 +9,16 @@ import yaml
 
 from components.catalog import SOURCES
 from components.config import ConfigError
+from components.data import atomic
 from components.data.shards import write_shards
+from components.data.sources.counted import Counted
 from components.records import Shards
 
 PARAMS = Path("params.yaml")
 
 
 def prepare_source(name: str, folder: Path) -> Shards:
-    """Make the shards of a source in `folder`.
+    """Make the shards of a source in `folder`; beside it, what was left out and why, if the source counts that.
 
     Raises UnknownName for a source nobody knows, and ConfigError for a parameter it does not take.
     """
@@ -28,4 +30,8 @@ def prepare_source(name: str, folder: Path) -> Shards:
             raise ConfigError(
                 f"{PARAMS}: {name}.{key} is {value!r}; {name} takes {', '.join(takes)}, whole numbers from 1."
             )
-    return write_shards(source(**params), folder)
+    samples = source(**params)
+    shards = write_shards(samples, folder)
+    if isinstance(samples, Counted):
+        atomic.write_json(folder.with_name(f"{folder.name}.counts.json"), dict(samples.counts))
+    return shards

@@ -17,7 +17,7 @@ T = TypeVar("T")
 # "dog2", "clock1230", "star_32pt05step": names of files and symbols, not words of people.
 _MACHINE = re.compile(r"[^\W\d_]\d|\d[^\W\d_]{3}|_")
 # What a catalogue says of itself rather than of one picture.
-_BOILERPLATE = re.compile(
+BOILERPLATE = re.compile(
     r"https?://|www\.|\S@\S+\.\w|<[a-z/!][^>]*>|&[a-z]+;"
     r"|\b(?:copyright|all rights reserved|untitled|lorem ipsum|click here|clip ?art|part of the .* collection)\b",
     re.IGNORECASE,
@@ -106,7 +106,7 @@ def caption_facts(rows: Sequence[Row]) -> list[CaptionFacts]:
             characters=len(caption),
             odd_characters=sum(map(_is_odd, caption)),
             machine_tokens=len(_MACHINE.findall(caption[:_SEARCHED])),
-            boilerplate=len(_BOILERPLATE.findall(caption[:_SEARCHED])),
+            boilerplate=len(BOILERPLATE.findall(caption[:_SEARCHED])),
             concepts=len(concepts[normalise(caption)]),
         )
         for row, caption in captions

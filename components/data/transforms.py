@@ -23,6 +23,10 @@ class UnreadableImage(ValueError):
     """Bytes that are no still PNG, JPEG or WebP image of a sane size."""
 
 
+class TooManyPixels(UnreadableImage):
+    """An image that would take more memory than its bytes tell."""
+
+
 def read_picture(image: bytes) -> Image.Image:
     """Decode to RGB at the image's own size: upright, and composited on white where it is clear.
 
@@ -47,6 +51,8 @@ def _read(image: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.
             return convert(ImageOps.exif_transpose(opened))
     except UnreadableImage:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, met before ours
+        raise TooManyPixels(str(error)) from error
     # Pillow's readers let these through for damaged files; MemoryError and our own mistakes rise.
     except (
         OSError,
@@ -58,7 +64,6 @@ def _read(image: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.
         OverflowError,
         struct.error,
         zlib.error,
-        Image.DecompressionBombError,
     ) as error:
         raise UnreadableImage(
             f"{error or type(error).__name__}; give a whole PNG, JPEG or WebP file."
@@ -117,7 +122,7 @@ def _swap_side(match: re.Match[str]) -> str:
 
 def _refuse_size(opened: Image.Image) -> None:
     if opened.width * opened.height > MAX_PIXELS:
-        raise UnreadableImage(
+        raise TooManyPixels(
             f"{opened.width}x{opened.height} pixels; at most {MAX_PIXELS} are decoded."
         )
     frames = getattr(opened, "n_frames", 1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from components.catalog import SOURCES
 from components.config import ConfigError
+from components.data.sources.counted import Counted
 from components.table import UnknownName
 from flows.sources import prepare_source
 
@@ -19,6 +22,15 @@ def test_a_parameter_decides_what_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("shapes_l0: {scenes: 12}\n")
     assert sum(prepare_source("shapes_l0", tmp_path / "made").counts.values()) == 12
+
+
+def test_what_a_source_left_out_stands_beside_its_shards(tmp_path, monkeypatch):
+    sample = next(SOURCES["shapes_l0"]())
+    counted = Counted(iter([sample]), {"files": 3, "kept": 1})
+    monkeypatch.setattr("flows.sources.SOURCES", {"clips": lambda: counted})
+    shards = prepare_source("clips", tmp_path / "clips")
+    assert sum(shards.counts.values()) == 1
+    assert json.loads((tmp_path / "clips.counts.json").read_text()) == {"files": 3, "kept": 1}
 
 
 @pytest.mark.parametrize("wrong", ["{scenez: 12}", "{scenes: many}", "{scenes: 0}"])

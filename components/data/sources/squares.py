@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image
 
 from components.data.sources.svg import encode_png
@@ -9,20 +10,22 @@ from components.data.transforms import read_picture, read_rgba
 
 
 def square_png(image: bytes, side_px: int) -> bytes:
-    """The whole picture as an RGBA PNG, `side_px` a side: resized by its longer side, the shorter padded clear.
+    """An encoded picture as `square` makes it. Raises `UnreadableImage`."""
+    return square(read_rgba(image), side_px)
 
-    Raises `UnreadableImage`.
-    """
-    picture = read_rgba(image)
+
+def square(picture: Image.Image, side_px: int) -> bytes:
+    """All of an RGBA picture as a PNG of `side_px` a side: resized by its longer side, the shorter padded clear."""
     scale = side_px / max(picture.size)
     # A line stays at least one pixel wide.
     width_px, height_px = (max(1, round(side * scale)) for side in picture.size)
     small = picture.resize((width_px, height_px), Image.Resampling.BICUBIC)
-    square = Image.new("RGBA", (side_px, side_px))
-    square.paste(small, ((side_px - width_px) // 2, (side_px - height_px) // 2))
-    return encode_png(square)
+    padded = Image.new("RGBA", (side_px, side_px))
+    padded.paste(small, ((side_px - width_px) // 2, (side_px - height_px) // 2))
+    return encode_png(padded)
 
 
 def is_blank(image: bytes) -> bool:
     """Whether nothing is to be seen on white: a drawing that failed, or a white one."""
-    return all(low == high for low, high in read_picture(image).getextrema())
+    pixels_HWC = np.asarray(read_picture(image))
+    return bool((pixels_HWC == pixels_HWC[0, 0]).all())

@@ -8,17 +8,23 @@ from itertools import islice
 import pytest
 
 from components.catalog import SOURCES
-from components.data.sources.emoji_packages import FETCH, PackagesMissing
-from components.data.transforms import decode
+from components.data.sources.packages import PackagesMissing
+from components.data.transforms import decode, read_picture
 from components.records import SPLITS, Sample
 
+# Its filter counts over all pictures before it yields the first: a minute, where its packages are.
+SLOW = ("openclipart",)
+PARAMS = [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(SOURCES)
+]
 
-@pytest.fixture(scope="module", params=sorted(SOURCES))
+
+@pytest.fixture(scope="module", params=PARAMS)
 def samples(request: pytest.FixtureRequest) -> list[Sample]:
     try:
         return list(islice(SOURCES[request.param](), 700))
-    except PackagesMissing:
-        pytest.skip(f"{request.param} reads npm packages; `{FETCH}` fetches them")
+    except PackagesMissing as missing:
+        pytest.skip(str(missing))
 
 
 def test_ids_are_unique(samples: list[Sample]) -> None:
@@ -54,7 +60,7 @@ def test_every_split_a_night_needs_is_there(samples: list[Sample]) -> None:
         # Emoji come set by set, and a slice may hold one set alone: splits are counted in test_emoji_source.
         assert {sample.split for sample in samples} >= {"test", "test_concept", "val_concept"}
     else:
-        assert {sample.split for sample in samples} == {"train", "val", "test", "test_concept"}
+        assert {sample.split for sample in samples} >= {"train", "val", "test", "test_concept"}
 
 
 def test_images_decode_and_boxes_lie_within(samples: list[Sample]) -> None:
@@ -62,9 +68,10 @@ def test_images_decode_and_boxes_lie_within(samples: list[Sample]) -> None:
         pixels = decode(sample.image, 32)
         assert pixels.shape == (3, 32, 32)
         assert pixels.min() < pixels.max()
+        width_px, height_px = read_picture(sample.image).size
         for box in sample.boxes:
-            assert 0 <= box.left_px < box.right_px <= 64
-            assert 0 <= box.top_px < box.bottom_px <= 64
+            assert 0 <= box.left_px < box.right_px <= width_px
+            assert 0 <= box.top_px < box.bottom_px <= height_px
 
 
 def test_a_source_yields_the_same_again(
