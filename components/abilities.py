@@ -126,8 +126,11 @@ class Answers(Protocol):
         """One answer an image; a family words the question as it was trained to read it."""
 
 
-Shots = Sequence[tuple["Tensor", Sequence[int]]]
-"""Demonstrations for one query, the most similar last: an image (3, H, W) and the ids of its text."""
+Shots = Sequence[tuple["Tensor | None", Sequence[int]]]
+"""Demonstrations for one query, the most similar last: an image (3, H, W) and the ids of its text.
+
+None where the text stands alone: only families that say `TEXT_ONLY_SHOTS` are given such.
+"""
 
 
 @runtime_checkable

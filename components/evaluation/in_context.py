@@ -22,7 +22,6 @@ from components.data.text import Tokenizer
 from components.data.texts import question_prompt
 from components.decoding.greedy import greedy
 from components.evaluation.controls import shuffled
-from components.evaluation.plan import EvaluationPlan
 from components.evaluation.subject import Subject
 from components.metrics import cider, exact_match
 from components.metrics.tokenise import tokenise
@@ -64,17 +63,6 @@ def in_context(subject: Subject) -> dict[str, float]:
     if _asked(subject.images) and _asked(subject.train):
         values |= _over_trials(subject, _question, near, _answer_scores)
     return values
-
-
-def names(plan: EvaluationPlan, *, questions: bool) -> set[str]:
-    """The metrics that `in_context` gives for a plan, without columns; questions: whether the data has some."""
-    measured = ("exact_match", "cider_d", *(("answer_match",) if questions else ()))
-    return {
-        f"few_shot_{metric}_k{shots}{spread}"
-        for metric in measured
-        for shots in plan.shots
-        for spread in ("", "_std")
-    }
 
 
 def draw(

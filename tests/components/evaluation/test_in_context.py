@@ -10,7 +10,7 @@ import torch
 from components.catalog import METRICS
 from components.config import ConfigError
 from components.data.batches import SplitImages, load_split
-from components.evaluation.in_context import _caption, _question, draw, in_context, names
+from components.evaluation.in_context import _caption, _question, draw, in_context
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.subject import Subject
 from components.records import Question
@@ -168,12 +168,18 @@ def test_questions_are_asked_where_there_are_some_and_their_demonstrations_answe
     assert not [name for name in in_context(subject) if "answer" in name]
 
 
-def test_what_is_given_is_what_is_named_and_the_catalog_knows_it(subject: Subject) -> None:
+def test_values_are_named_by_metric_shots_and_spread_as_the_catalog_knows_them(
+    subject: Subject,
+) -> None:
     values = in_context(subject)
-    assert {name for name in values if "/" not in name} == names(PLAN, questions=False)
-    assert {name.split("/")[-1] for name in values} <= set(METRICS)
-    assert len(values) == 2 * len(names(PLAN, questions=False))
-    assert names(PLAN, questions=True) <= set(METRICS)
+    wanted = {
+        f"few_shot_{metric}_k{shots}{spread}"
+        for metric in ("exact_match", "cider_d")
+        for shots in PLAN.shots
+        for spread in ("", "_std")
+    }
+    assert set(values) == wanted | {f"image_blind/{name}" for name in wanted}
+    assert wanted | {"few_shot_answer_match_k8_std"} <= set(METRICS)
 
 
 def test_similar_demonstrations_need_a_family_that_knows_similar(subject: Subject) -> None:
