@@ -112,9 +112,13 @@ class Matches(Protocol):
         """(B,) scores of image i with text i; the higher, the better it fits."""
 
 
+class CannotAnswer(ValueError):
+    """A model that learnt no answers, or a question longer than it reads; a report then has no such number."""
+
+
 @runtime_checkable
 class Answers(Protocol):
-    """Answers questions about images."""
+    """Answers questions about images. `answer` raises CannotAnswer."""
 
     def answer(
         self,

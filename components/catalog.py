@@ -106,6 +106,7 @@ FEW_SHOTS = (0, 1, 2, 4, 8)
 """Numbers of demonstrations that can be measured."""
 
 _MATCHED = "sentence-image matching of Li et al. 2019, arXiv:1908.03557, in lists of 32"
+_VQA = "Antol et al. 2015, arXiv:1505.00468, after the official normalisation"
 
 
 def _metric(
@@ -156,6 +157,7 @@ METRICS: Table[Metric] = Table(
                 for k in (1, 5)
             ),
             _metric("match_accuracy", "matches", f"{_MATCHED}, mean over right and wrong pairs"),
+            _metric("vqa_accuracy", "answers", _VQA),
             _metric("zero_shot_accuracy", "embeds", "Radford et al. 2021, section 3.1"),
             _metric("zero_shot_mean_class_accuracy", "embeds", "the same, averaged over classes"),
             _metric(

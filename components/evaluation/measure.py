@@ -10,6 +10,7 @@ from components import abilities
 from components.catalog import METRICS
 from components.data.batches import SplitImages, load_split
 from components.data.shards import read_manifest
+from components.evaluation.answering import answering
 from components.evaluation.captioning import captioning, captions_key, read_captions, write_captions
 from components.evaluation.in_context import in_context
 from components.evaluation.indexing import indexing
@@ -35,6 +36,11 @@ class Measurement:
 
 
 MEASUREMENTS = {
+    "answers": Measurement(
+        ability=abilities.Answers,
+        values=answering,
+        beside=("image_blind", "question_only", "most_frequent"),
+    ),
     "embeds": Measurement(
         ability=abilities.Embeds,
         values=embedding,

@@ -52,6 +52,8 @@ class EvaluationPlan:
     """Which concepts zero-shot classification chooses among: those of the split, or of the whole source."""
     blind_seed: int = 0
     """Seed of the shuffle that makes the image-blind control."""
+    questions: int = 1000
+    """Most questions an answering family is asked; more are drawn by `blind_seed`."""
     match_lists: int = 4
     """Lists of 32 images and texts whose pairs a matching family scores, 1,024 passes each; 0 leaves them out."""
     shots: tuple[int, ...] = (0, 1, 4)
@@ -71,6 +73,8 @@ class EvaluationPlan:
         self._check_decoding()
         if not self.prompts or any("{}" not in prompt for prompt in self.prompts):
             raise ConfigError('Each of `prompts` holds "{}" where the class\'s label goes.')
+        if self.questions < 1:
+            raise ConfigError(f"questions={self.questions}: at least 1 is needed.")
         self._check_few_shots()
 
     def _check_decoding(self) -> None:

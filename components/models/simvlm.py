@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.abilities import CannotAnswer
 from components.config import Config, ConfigError
 from components.data.texts import question_prompt
 from components.decoding.greedy import greedy
@@ -38,6 +39,10 @@ DEPTHS = {"resnet50": (3, 4, 6), "resnet101": (3, 4, 23), "resnet152": (3, 8, 36
 
 class TextTooLong(ValueError):
     """More tokens than the model has positions."""
+
+
+class QuestionTooLong(CannotAnswer):
+    """A question that leaves no place for an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,11 +218,11 @@ class SimVLM(nn.Module):
         tokenizer: Tokenizer,
         keys_B: Tensor | None = None,
     ) -> list[str]:
-        """Greedy answers, each question in its prefix. Raises TextTooLong for one that leaves no place for an answer."""
+        """Greedy answers, each question in its prefix. Raises QuestionTooLong."""
         prompts = [tokenizer.words(question_prompt(question)) for question in questions]
         room = self.config.max_tokens - 1 - max(map(len, prompts), default=0)
         if room < 1:
-            raise TextTooLong(
+            raise QuestionTooLong(
                 f"The longest question has {max(map(len, prompts))} tokens, and the model reads and writes "
                 f"{self.config.max_tokens} in all; ask shorter, or train with a larger max_tokens."
             )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.abilities import TextEncoder
+from components.abilities import CannotAnswer, TextEncoder
 from components.config import ConfigError
 from components.models.groups import by_shape
 from components.models.parts import Part
@@ -40,7 +40,7 @@ FITS, OTHER = 0, 1
 """Classes of the matching head, numbered as BERT's "is the next sentence": 0 says the caption is of the image."""
 
 
-class NoAnswers(ValueError):
+class NoAnswers(CannotAnswer):
     """A question for a model that learnt no answers."""
 
 

@@ -12,7 +12,7 @@ from components.abilities import Answers, Captions, Learns, Matches
 from components.config import ConfigError
 from components.data.text import Tokenizer
 from components.models.encoder_decoder import relative_index
-from components.models.simvlm import SimVLM, SimvlmConfig, TextTooLong
+from components.models.simvlm import QuestionTooLong, SimVLM, SimvlmConfig, TextTooLong
 from components.objectives.language import NothingToPredict
 from components.objectives.prefix import cut
 from components.records import Batch
@@ -304,7 +304,7 @@ def test_answers_are_texts_and_a_question_without_room_is_refused() -> None:
     answers = model.answer(pixels, ["what color is the star ?", "what ?"], tokenizer)
     assert len(answers) == 2
     assert all(isinstance(answer, str) for answer in answers)
-    with pytest.raises(TextTooLong, match="ask shorter"):
+    with pytest.raises(QuestionTooLong, match="ask shorter"):
         model.answer(pixels[:1], ["what color is the star " * 5], tokenizer)
 
 
