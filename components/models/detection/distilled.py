@@ -1,0 +1,78 @@
+"""The proposals that are distilled, and the teacher's embeddings of them: ViLD's offline stage.
+
+The paper trains a proposal network on base classes first and embeds its proposals once. Here the network that is in
+training is copied after some steps, and the copy stays fixed: its proposals, and what the teacher says of them, follow
+from the image alone, so they are computed when an image is first met and remembered by its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from components.models.detection.finder import Finder
+from components.models.detection.pyramid import LiteMaps
+from components.models.detection.teacher import embed_regions
+from components.models.frozen_tower import FeatureCache
+
+
+class Distilled(nn.Module):
+    """A fixed copy of a proposal network, and a memory of what the teacher says of its proposals."""
+
+    def __init__(
+        self,
+        finder: Finder,
+        *,
+        count: int,
+        proposing: dict[str, Any],
+        crop_px: int,
+        scales: Sequence[float],
+        fill: float,
+    ) -> None:
+        """count: proposals an image. proposing: how many candidates, as `Finder.propose` takes it."""
+        super().__init__()
+        # A frozen backbone is shared: it stays the same without being copied.
+        shared = {id(finder.backbone): finder.backbone}
+        copied = deepcopy(finder, shared if isinstance(finder.backbone, LiteMaps) else {})
+        self.proposer: Finder = copied.requires_grad_(False).eval()
+        self._count = count
+        self._proposing = proposing
+        self._cropping = {"side_px": crop_px, "scales": scales, "fill": fill}
+        self._cache = FeatureCache()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    def fix(self, finder: Finder) -> None:
+        """From now on distil the proposals this network makes."""
+        self.proposer.load_state_dict(finder.state_dict())
+
+    @torch.no_grad()
+    def of(
+        self, teacher: nn.Module, pixels_BCHW: Tensor, keys_B: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (B, M, 4), which of them are real, (B, M) bool, and the teacher's embeddings, (B, M, D)."""
+        weights = (*self.proposer.state_dict().values(), *teacher.state_dict().values())
+        self._cache.valid_for(tuple((each.data_ptr(), each._version) for each in weights))
+        boxes_BM5, embedded_BMD = self._cache.through(
+            lambda pixels: self._teach(teacher, pixels), pixels_BCHW, keys_B
+        )
+        return boxes_BM5[..., :4], boxes_BM5[..., 4] > 0, embedded_BMD
+
+    def _teach(self, teacher: Any, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        # One image at a time: proposals must not depend on who else was in the batch, or a resumed training would not
+        # repeat itself.
+        boxes = [self._propose(pixels_1CHW) for pixels_1CHW in pixels_BCHW.split(1)]
+        boxes_BM5 = torch.cat(boxes)
+        embedded_BMD = embed_regions(teacher, pixels_BCHW, boxes_BM5[..., :4], **self._cropping)
+        return boxes_BM5, embedded_BMD
+
+    def _propose(self, pixels_1CHW: Tensor) -> Tensor:
+        proposals = self.proposer.propose(self.proposer(pixels_1CHW), **self._proposing)
+        real_1P1 = proposals.real_BP.float().unsqueeze(-1)
+        return torch.cat([proposals.boxes_BP4, real_1P1], dim=-1)[:, : self._count]

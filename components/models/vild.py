@@ -1,0 +1,409 @@
+"""ViLD: a detector whose regions live in CLIP's space, so any class can be named (Gu et al. 2021, arXiv:2104.13921).
+
+Two stages by hand: a network that proposes boxes, taught on base classes alone, and a head that embeds regions. Text
+embeddings of base classes are its classifier (ViLD-text); teacher embeddings of proposals its second aim (ViLD-image).
+The classes to look for are an argument of `detect`. Letters: R regions · P proposals · O objects · M distilled proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.abilities import Detections, Embeds
+from components.config import Config, ConfigError
+from components.models.detection.distilled import Distilled
+from components.models.detection.finder import Finder, Found, Proposals, take
+from components.models.detection.nms import best
+from components.models.detection.pyramid import build_backbone
+from components.models.detection.regions import RegionBranch
+from components.models.detection.roi_align import roi_align_pyramid
+from components.models.parts import Part, handed
+from components.objectives import detection
+from components.objectives.boxes import clip, decode, encode
+from components.records import Batch, BatchSpec, Boxes, Loss
+
+if TYPE_CHECKING:
+    from components.data.text import Tokenizer
+    from components.records import Row
+
+BOX_CODEC = (10.0, 10.0, 5.0, 5.0)
+"""Weights of the box head's offsets."""
+
+
+class BoxesMissing(ValueError):
+    """A batch without boxes: there is nothing to learn a detector from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VildConfig(Config):
+    """What a ViLD is made of; the defaults are the tiny preset."""
+
+    learns: Literal["text", "image", "vild", "ensemble"] = "vild"
+    """What the ablation compares: text loss alone, image loss alone, both on one branch, or on a branch each."""
+    vision: Literal["conv", "resnet50", "lite0"] = "conv"
+    """Backbone: a small ResNet, the paper's ResNet-50, or the frozen pretrained Lite0."""
+    image_px: int = 64
+    """Side of the square input image, in pixels."""
+    vision_widths: tuple[int, ...] = (32, 64, 128)
+    """Channels of each stage of "conv", which are levels 2, 3, 4."""
+    levels: tuple[int, ...] = (3,)
+    """Levels of the pyramid that are used; level L has stride 2**L."""
+    pyramid_width: int = 64
+    """Channels of every level."""
+    anchor_scales: tuple[float, ...] = (1.5, 2.25, 3.0)
+    """Sides of the square anchors, in strides of their level."""
+    anchor_ratios: tuple[float, ...] = (1.0,)
+    """Heights over widths of anchors of one area."""
+    finder_convs: int = 1
+    """3x3 convolutions before the proposals are read off."""
+    anchors_sampled: int = 64
+    """Anchors an image that a step of the proposal network learns from."""
+    candidates: int = 96
+    """Best boxes that go into suppression."""
+    proposals: int = 32
+    """Boxes that come out of it at most."""
+    regions: int = 32
+    """Regions an image that a step of the head learns from, a quarter of them objects at most."""
+    bins: int = 5
+    """Side of a region's map."""
+    samples: int = 1
+    """Readings of the map along one side of a bin."""
+    head_convs: int = 0
+    head_layers: int = 2
+    head_width: int = 128
+    head_norm: bool = False
+    """Batch norm in the head, as in the paper; a batch of few regions learns better without."""
+    scale: float = 100.0
+    """1 / temperature: what cosines are multiplied by."""
+    image_weight: float = 0.5
+    """Weight of the image loss: 0.5 in the paper for R-50."""
+    ensemble_weight: float = 2 / 3
+    """How much the text branch counts for base classes, and the image branch for others, in [0, 1]."""
+    distilled: int = 8
+    """Proposals an image that the teacher embeds; 300 in the paper."""
+    finder_steps: int = 60
+    """After this many steps a copy of the proposal network becomes the fixed one whose proposals are distilled."""
+    crop_scales: tuple[float, ...] = (1.0, 1.5)
+    """How much wider than the box the teacher's crops are."""
+    crop_fill: float = 1.0
+    """Share of the teacher's image that a crop takes, in (0, 1]; the rest has the colour around the crop."""
+    overlap: float = 0.5
+    """Of two boxes of a class that overlap more, the worse is dropped."""
+    detections: int = 100
+    """Most boxes an image that are returned."""
+    max_tokens: int = 24
+    """Longest class name, with its `<bos>` and `<eos>`."""
+    classes: tuple[str, ...] = ()
+    """Base classes: labels of the training boxes that are not novel. Training sets them."""
+
+    def __post_init__(self) -> None:
+        # JSON knows no tuples; a config must equal itself after a checkpoint.
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        if not 0 < self.crop_fill <= 1 or not 0 <= self.ensemble_weight <= 1:
+            raise ConfigError(
+                f"crop_fill={self.crop_fill} and ensemble_weight={self.ensemble_weight}: the first is in (0, 1], "
+                "the second in [0, 1]; the paper has 1 and 2/3."
+            )
+        if self.proposals > self.candidates or self.distilled > self.proposals:
+            raise ConfigError(
+                f"candidates={self.candidates}, proposals={self.proposals}, distilled={self.distilled}: each is "
+                "chosen from the one before and cannot be more."
+            )
+
+    def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
+        """The base classes of these rows, sorted. Raises ConfigError where no box is of a base class."""
+        labels = {box.label for row in rows for box in row.sample.boxes if not box.novel}
+        if not labels:
+            raise ConfigError(
+                "These shards have no boxes of base classes; shapes_l1 and emoji_scenes have."
+            )
+        return replace(super().fitted(rows, tokenizer), classes=tuple(sorted(labels)))
+
+    @classmethod
+    def small(cls) -> Self:
+        """ResNet-50 with a pyramid at 256 px, and a head of half the paper's width."""
+        return replace(cls.paper(), image_px=256, head_width=512, head_convs=2, levels=(2, 3, 4, 5))
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ResNet-50 + FPN and the ensemble, as released for LVIS at 1024 px."""
+        return cls(
+            learns="ensemble", vision="resnet50", image_px=1024, levels=(2, 3, 4, 5, 6),
+            pyramid_width=256, anchor_scales=(8.0,), anchor_ratios=(0.5, 1.0, 2.0), finder_convs=2,
+            anchors_sampled=256, candidates=2000, proposals=1000, regions=512, bins=7, samples=2,
+            head_convs=4, head_layers=2, head_width=1024, head_norm=True, distilled=300,
+            finder_steps=18000, detections=300, max_tokens=77,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions:
+    """All that is known of a batch's proposals before any class is named."""
+
+    boxes_BP4: Tensor
+    """Refined, in pixels."""
+    text_BPD: Tensor
+    """Embeddings that names are compared with."""
+    image_BPD: Tensor
+    """Those of the distilled branch; the same where there is one branch."""
+    proposals: Proposals
+
+
+class Vild(nn.Module):
+    """Learns to find base classes, to name their regions by text, and to embed any region as CLIP would."""
+
+    Config: ClassVar[type[VildConfig]] = VildConfig
+    PARTS: ClassVar[Mapping[str, type]] = {"clip": Embeds}
+    TOKENIZER: ClassVar[str | None] = "clip"
+
+    def __init__(self, config: VildConfig, parts: Mapping[str, Part] = {}) -> None:
+        super().__init__()
+        self.config = config
+        self.clip = handed(parts, "clip", Embeds, "ViLD")
+        crop_px: int = self.clip.batch_spec().image_px
+        embed = _width(self.clip, crop_px)
+        self._proposing = {
+            "candidates": config.candidates, "proposals": config.proposals, "threshold": 0.7,
+        }  # fmt: skip
+        self.finder = Finder(
+            build_backbone(config.vision, config.image_px, config.vision_widths),
+            image_px=config.image_px, levels=config.levels, width=config.pyramid_width,
+            convs=config.finder_convs, scales=config.anchor_scales, ratios=config.anchor_ratios,
+        )  # fmt: skip
+        self.branch = self._branch(embed)
+        self.image_branch = self._branch(embed) if config.learns == "ensemble" else None
+        self.refine = nn.Linear(config.head_width, 4)
+        nn.init.normal_(self.refine.weight, std=0.001)
+        nn.init.zeros_(self.refine.bias)
+        self.background = nn.Parameter(torch.randn(embed) * 0.01)
+        self.distilled = Distilled(
+            self.finder, count=config.distilled, proposing=self._proposing, crop_px=crop_px,
+            scales=config.crop_scales, fill=config.crop_fill,
+        )  # fmt: skip
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._names: dict[tuple[Any, ...], Tensor] = {}
+
+    def batch_spec(self) -> BatchSpec:
+        config = self.config
+        return BatchSpec(image_px=config.image_px, max_tokens=config.max_tokens, boxes=True)
+
+    def initialise(self, parts: Mapping[str, Part] = {}) -> None:
+        """Load the frozen backbone's weights, if it is one. Raises PretrainedMissing."""
+        self.finder.backbone.initialise()
+
+    def train(self, mode: bool = True) -> Self:
+        """The teacher stays in eval mode, as the fixed proposal network does."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    def loss(self, batch: Batch) -> Loss:
+        """Proposals, boxes, and what `learns` names of text and image; parts are each alone, unweighted.
+
+        Raises BoxesMissing for a batch without boxes.
+        """
+        boxes = _boxes(batch)
+        found = self.finder(batch.pixels_BCHW, batch.keys_B)
+        config = self.config
+        parts = self.finder.losses(found, boxes, config.anchors_sampled)
+        parts |= self._region_losses(found, boxes)
+        # Zero times what is not learnt: several workers wait for a gradient of every parameter.
+        silent = 0.0 * self.background.sum()
+        if config.learns == "image":
+            parts.pop("text")
+        if config.learns != "text":
+            parts["image"] = self._image_loss(found, batch)
+        weights = {"image": config.image_weight}
+        total = sum((weights.get(name, 1.0) * part for name, part in parts.items()), start=silent)
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Count, and when the proposal network has learnt enough fix a copy of it for distillation."""
+        self.steps += 1
+        if int(self.steps) == self.config.finder_steps:
+            self.distilled.fix(self.finder)
+
+    def param_groups(self) -> Sequence[Mapping[str, Any]]:
+        """Two groups: matrices decay; gains, biases and the background do not."""
+        trainable = [param for param in self.parameters() if param.requires_grad]
+        groups = (
+            ("matrices", [param for param in trainable if param.ndim >= 2], True),
+            ("rest", [param for param in trainable if param.ndim < 2], False),
+        )
+        return [
+            {"name": name, "params": params, "lr_scale": 1.0, "weight_decay": decay}
+            for name, params, decay in groups
+        ]
+
+    def detect(
+        self,
+        pixels_BCHW: Tensor,
+        class_tokens_CT: Tensor,
+        class_lengths_C: Tensor,
+        base_C: Tensor,
+    ) -> list[Detections]:
+        """The best boxes of each image among the classes named, in the way the model was taught."""
+        regions = self.embed_regions(pixels_BCHW)
+        text_CD = self.embed_names(class_tokens_CT, class_lengths_C)
+        return self._detections(regions, self.scores(regions, text_CD, base_C))
+
+    def detect_by_text(
+        self,
+        pixels_BCHW: Tensor,
+        class_tokens_CT: Tensor,
+        class_lengths_C: Tensor,
+        base_C: Tensor,
+    ) -> list[Detections]:
+        """`detect` by the text classifier alone: what distillation is measured against."""
+        regions = self.embed_regions(pixels_BCHW)
+        text_CD = self.embed_names(class_tokens_CT, class_lengths_C)
+        return self._detections(regions, self._by_text(regions, text_CD))
+
+    @torch.no_grad()
+    def embed_regions(self, pixels_BCHW: Tensor) -> Regions:
+        """Proposals of each image, refined, with their embeddings; no class is needed."""
+        config = self.config
+        found = self.finder(pixels_BCHW)
+        proposals = self.finder.propose(found, **self._proposing)
+        flat = self._read(found, proposals.boxes_BP4).flatten(0, 1)
+        shape = proposals.boxes_BP4.shape[:2]
+        hidden = self.branch.hidden(flat)
+        text_BPD = self.branch.embed(hidden).unflatten(0, shape)
+        image_BPD = self.image_branch(flat).unflatten(0, shape) if self.image_branch else text_BPD
+        offsets_BP4 = self.refine(hidden).unflatten(0, shape)
+        boxes_BP4 = clip(decode(offsets_BP4, proposals.boxes_BP4, BOX_CODEC), config.image_px)
+        return Regions(
+            boxes_BP4=boxes_BP4, text_BPD=text_BPD, image_BPD=image_BPD, proposals=proposals
+        )
+
+    @torch.no_grad()
+    def embed_names(self, class_tokens_CT: Tensor, class_lengths_C: Tensor) -> Tensor:
+        """The classifier, (C, D): the teacher's text embeddings, frozen and remembered."""
+        name = (
+            class_tokens_CT.device,
+            tuple(class_tokens_CT.shape),
+            *class_tokens_CT.flatten().tolist(),
+        )
+        if name not in self._names:
+            # One vocabulary at a time is in use: a training's, then an evaluation's. An inference tensor could not
+            # serve a training later.
+            with torch.inference_mode(False), torch.no_grad():
+                named_CD = self.clip.embed_texts(class_tokens_CT, class_lengths_C)
+            self._names = {name: named_CD}
+        return self._names[name]
+
+    def scores(self, regions: Regions, text_CD: Tensor, base_C: Tensor) -> Tensor:
+        """(B, P, C) in [0, 1]: probability of each class, the background counted and then left out."""
+        learns = self.config.learns
+        if learns in ("text", "vild"):
+            return self._by_text(regions, text_CD)
+        image_BPC = (self.config.scale * regions.image_BPD @ text_CD.T).softmax(dim=-1)
+        if learns == "image":
+            # This branch knows no background; whether there is an object at all is the proposal network's to say.
+            return (image_BPC * regions.proposals.scores_BP.unsqueeze(-1)).sqrt()
+        text_BPC = self._by_text(regions, text_CD)
+        return detection.ensemble(text_BPC, image_BPC, base_C, self.config.ensemble_weight)
+
+    def _by_text(self, regions: Regions, text_CD: Tensor) -> Tensor:
+        all_C = torch.ones(len(text_CD), dtype=torch.bool, device=text_CD.device)
+        logits = detection.text_logits(
+            regions.text_BPD, text_CD, self.background, self.config.scale, all_C
+        )
+        return logits.softmax(dim=-1)[..., 1:]
+
+    def _region_losses(self, found: Found, boxes: Boxes) -> dict[str, Tensor]:
+        config = self.config
+        boxes_BR4, assigned_BR, real_BR = self._sample_regions(found, boxes)
+        hidden = self.branch.hidden(self._read(found, boxes_BR4).flatten(0, 1))
+        region_ND = self.branch.embed(hidden)
+        text_CD = self.embed_names(boxes.class_tokens_CT, boxes.class_lengths_C)
+        known_C = torch.ones(len(text_CD), dtype=torch.bool, device=text_CD.device)
+        logits = detection.text_logits(region_ND, text_CD, self.background, config.scale, known_C)
+        class_BR = boxes.classes_BO.gather(1, assigned_BR.clamp(min=0))
+        class_BR = torch.where(assigned_BR >= 0, class_BR, detection.BACKGROUND)
+        wanted_BR4 = encode(take(boxes.corners_BO4, assigned_BR.clamp(min=0)), boxes_BR4, BOX_CODEC)
+        offsets_BR4 = self.refine(hidden).unflatten(0, real_BR.shape)
+        chosen_BR = real_BR & (assigned_BR >= 0)
+        return {
+            "boxes": detection.offset_loss(
+                offsets_BR4, wanted_BR4, chosen_BR, real_BR.sum(), beta=1.0
+            ),
+            "text": detection.text_loss(logits[real_BR.flatten()], class_BR[real_BR]),
+        }
+
+    def _sample_regions(self, found: Found, boxes: Boxes) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, R) regions to learn from: boxes, the objects they stand for, and which rows are real."""
+        proposals = self.finder.propose(found, **self._proposing)
+        # The objects themselves too: early proposals find none.
+        boxes_BN4 = torch.cat([proposals.boxes_BP4, boxes.corners_BO4], dim=1)
+        real_BN = torch.cat([proposals.real_BP, boxes.classes_BO >= 0], dim=1)
+        assigned_BN = detection.assign(
+            boxes_BN4, boxes.corners_BO4, boxes.classes_BO >= 0, low=0.5, high=0.5, best=False
+        ).masked_fill(~real_BN, detection.IGNORED)
+        sampled_BN = detection.sample(assigned_BN, self.config.regions, 0.25)
+        chosen_BR = sampled_BN.int().argsort(dim=1, descending=True, stable=True)
+        chosen_BR = chosen_BR[:, : self.config.regions]
+        picked = (each.gather(1, chosen_BR) for each in (assigned_BN, sampled_BN))
+        return take(boxes_BN4, chosen_BR), *picked
+
+    def _image_loss(self, found: Found, batch: Batch) -> Tensor:
+        if int(self.steps) >= self.config.finder_steps:
+            boxes_BM4, real_BM, teacher_BMD = self.distilled.of(
+                self.clip, batch.pixels_BCHW, batch.keys_B
+            )
+        else:
+            # Nothing yet, by the same path: several workers wait for a gradient of every parameter.
+            shape = (len(batch.pixels_BCHW), self.config.distilled)
+            boxes_BM4 = found.logits_BN.new_zeros(*shape, 4)
+            real_BM = torch.zeros(shape, dtype=torch.bool, device=boxes_BM4.device)
+            teacher_BMD = found.logits_BN.new_zeros(*shape, len(self.background))
+        branch = self.image_branch or self.branch
+        region_ND = branch(self._read(found, boxes_BM4).flatten(0, 1))
+        return detection.image_loss(region_ND, teacher_BMD.flatten(0, 1), real_BM.flatten())
+
+    def _detections(self, regions: Regions, scores_BPC: Tensor) -> list[Detections]:
+        config, made = self.config, []
+        for image, real_P in enumerate(regions.proposals.real_BP):
+            boxes_P4, scores_PC = regions.boxes_BP4[image, real_P], scores_BPC[image, real_P]
+            found = best(boxes_P4, scores_PC, threshold=config.overlap, most=config.detections)
+            made.append(Detections(boxes_N4=found[0], scores_N=found[1], classes_N=found[2]))
+        return made
+
+    def _read(self, found: Found, boxes_BR4: Tensor) -> Tensor:
+        config = self.config
+        return roi_align_pyramid(found.maps, boxes_BR4, bins=config.bins, samples=config.samples)
+
+    def _branch(self, embed: int) -> RegionBranch:
+        config = self.config
+        return RegionBranch(
+            config.pyramid_width, bins=config.bins, convs=config.head_convs,
+            layers=config.head_layers, width=config.head_width, norm=config.head_norm, embed=embed,
+        )  # fmt: skip
+
+
+def _boxes(batch: Batch) -> Boxes:
+    if batch.boxes is None:
+        raise BoxesMissing(
+            "The batch has no boxes; a ViLD's batch_spec asks for them. Sources with boxes: shapes_l1, emoji_scenes."
+        )
+    # One row more that is no box, so that a batch without any needs no other path.
+    corners_BO4 = F.pad(batch.boxes.corners_BO4, (0, 0, 0, 1))
+    classes_BO = F.pad(batch.boxes.classes_BO, (0, 1), value=-1)
+    return replace(batch.boxes, corners_BO4=corners_BO4, classes_BO=classes_BO)
+
+
+def _width(teacher: Any, side_px: int) -> int:
+    """Width of the teacher's space, by asking it."""
+    device = next(teacher.parameters()).device
+    blank = torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8, device=device)
+    with torch.no_grad():
+        return int(teacher.embed_images(blank).shape[-1])
