@@ -11,7 +11,7 @@ from flows.stages import make_stage
 
 @flow(name="train-stage", flow_run_name="stage {experiment}")
 def train_stage(
-    experiment: ExperimentName = ExperimentName.clip_shapes_l0, launcher: Launcher = Launcher.jobs
+    experiment: ExperimentName = ExperimentName.clip_tiny, launcher: Launcher = Launcher.jobs
 ) -> str:
     """Train what other experiments ask for as a part, or find it known; returns its checkpoint's digest.
 

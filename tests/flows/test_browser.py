@@ -29,7 +29,7 @@ from registry.tracking import Tracking
 pytestmark = pytest.mark.stack
 
 PICTURES = os.environ.get("DIPTYCH_PICTURES")
-EXPERIMENT = "virtex_emoji_mini" if PICTURES else "virtex_shapes_l0"
+EXPERIMENT = "virtex_emoji_mini" if PICTURES else "virtex_tiny"
 STEPS = ("300", "400") if PICTURES else ("40", "30")
 QUICK = [] if PICTURES else ["training.warmup_steps=5", "training.checkpoint_every=100"]
 NIGHT_S = 240

@@ -18,7 +18,7 @@ from infra import stack_state
 from infra.settings import PORT_VARIABLES, Settings
 from registry.ledger.store import Ledger
 
-QUICK = "clip_shapes_l0"
+QUICK = "clip_tiny"
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_before_anything_starts(home
 
 @pytest.mark.parametrize(
     "name",
-    "../../etc/passwd|/etc/passwd|../experiments/clip_shapes_l0|x.yaml||%2e%2e|$(id)|clip_shapes_l0\n"
-    "|clip_shapes_l0\x00|\x1b[31mred|ﬁ\u202e|aaaa".replace("aaaa", "a" * 4096).split("|"),
+    "../../etc/passwd|/etc/passwd|../experiments/clip_tiny|x.yaml||%2e%2e|$(id)|clip_tiny\n"
+    "|clip_tiny\x00|\x1b[31mred|ﬁ\u202e|aaaa".replace("aaaa", "a" * 4096).split("|"),
 )
 @pytest.mark.parametrize("command", ["train", "promote"])
 def test_a_hostile_name_is_no_experiment(home, command, name):
