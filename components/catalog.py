@@ -19,6 +19,7 @@ from components.models.backbones import load_lite0
 from components.models.causal_lm import CausalLm
 from components.models.clip import Clip
 from components.models.flamingo import Flamingo
+from components.models.magic import Magic
 from components.models.parts import Part
 from components.models.simvlm import SimVLM
 from components.models.text_bert import TextBert
@@ -35,6 +36,7 @@ FAMILIES: Table[type[Any]] = Table(
         "asif": Asif,
         "clip": Clip,
         "flamingo": Flamingo,
+        "magic": Magic,
         "simvlm": SimVLM,
         "virtex": VirTex,
         "visualbert": VisualBert,

@@ -33,6 +33,14 @@ class Given:
             len(self.tokens_BT), -1
         )
 
+    @property
+    def real_BT(self) -> Tensor | None:
+        """bool: False at padding; None if no row has any."""
+        if self.padding_B is None:
+            return None
+        column_T = torch.arange(self.tokens_BT.shape[1], device=self.tokens_BT.device)
+        return column_T >= self.padding_B[:, None]
+
     def hide_padding(self, hidden_BTD: Tensor) -> Tensor:
         """Hidden states with zeros at padding, as `Captions.prefill` returns them."""
         if self.padding_B is None:

@@ -1,0 +1,175 @@
+"""MAGIC: a language model writes and a CLIP says which of its words fit the image; nothing is trained
+(Su et al. 2022, arXiv:2205.02655).
+
+The model brings the two parts together; the search is `components/decoding/magic.py`. Under any other decoder it
+writes what its language model would write without an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from components.abilities import Contrasts, LanguageModel
+from components.config import Config, ConfigError
+from components.models.causal_lm import require_fit
+from components.models.parts import Part, handed
+from components.models.prompts import Prompts, given
+from components.records import BatchSpec
+
+if TYPE_CHECKING:
+    from components.data.text import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagicConfig(Config):
+    """How the two parts meet; the defaults are the tiny preset. k, alpha and beta belong to the evaluation's decoder."""
+
+    image_px: int = 64
+    """Side of the square input image, in pixels: what the CLIP was trained with."""
+    max_tokens: int = 24
+    """Longest text, with its ends."""
+    clip_words: int = 60
+    """The CLIP reads at most this many of the last written tokens, counted by the language model's tokenizer."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 3 or self.clip_words < 1:
+            raise ConfigError(
+                f"max_tokens={self.max_tokens} and clip_words={self.clip_words}: at least 3 and 1 are needed."
+            )
+
+    @classmethod
+    def small(cls) -> Self:
+        """SmolLM2 with a CLIP over the frozen Lite0."""
+        return cls(image_px=96, max_tokens=32)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """GPT-2, adapted to captions, with the ViT-B/32: 124 M and 151 M parameters."""
+        return cls(image_px=224, max_tokens=64)
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What the language model read, what it has written, and the images it is to be steered to; a row a text."""
+
+    read: Any
+    """The language model's cache."""
+    images_ND: Tensor
+    """Of length 1."""
+    words: tuple[tuple[int, ...], ...]
+    """Written ids of each row, without `<bos>` and prompt: what the CLIP is to judge."""
+
+    def repeat(self, times: int) -> Steered:
+        """Each row `times` times, side by side."""
+        words = tuple(row for row in self.words for _ in range(times))
+        return Steered(
+            self.read.repeat(times), self.images_ND.repeat_interleave(times, dim=0), words
+        )
+
+    def reorder(self, index_N: Tensor) -> Steered:
+        """Row i becomes what row index_N[i] was."""
+        words = tuple(self.words[row] for row in index_N.tolist())
+        return Steered(self.read.reorder(index_N), self.images_ND[index_N], words)
+
+
+class Magic(nn.Module):
+    """Writes about images with two models that never saw each other."""
+
+    Config: ClassVar[type[MagicConfig]] = MagicConfig
+    PARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel, "clip": Contrasts}
+    TOKENIZER: ClassVar[str | None] = "lm"
+
+    def __init__(self, config: MagicConfig, parts: Mapping[str, Part] = {}) -> None:
+        """Raises ConfigError for parts that are missing, cannot do what is asked, or do not fit the settings."""
+        super().__init__()
+        self.config = config
+        self.lm = handed(parts, "lm", LanguageModel, "magic")
+        self.clip = handed(parts, "clip", Contrasts, "magic")
+        self._words = _tokenizer(parts, "lm")
+        self._clip_words = _tokenizer(parts, "clip")
+        require_fit(self.lm, self._words)
+        seen: BatchSpec = self.clip.batch_spec()
+        self._clip_tokens = seen.max_tokens
+        if seen.image_px != config.image_px:
+            raise ConfigError(
+                f"image_px={config.image_px}, and the CLIP was trained with {seen.image_px}; "
+                f"set image_px: {seen.image_px}."
+            )
+        longest = self.lm.max_positions
+        if longest is not None and config.max_tokens > longest:
+            raise ConfigError(
+                f"max_tokens={config.max_tokens}, and the language model has {longest} positions; "
+                f"set max_tokens: {longest} or less."
+            )
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays as it is: nothing here is trained, and dropout would make captions a matter of luck."""
+        return super().train(False)
+
+    def batch_spec(self) -> BatchSpec:
+        return BatchSpec(image_px=self.config.image_px, max_tokens=self.config.max_tokens)
+
+    def prefill(
+        self, pixels_BCHW: Tensor, keys_B: Tensor | None = None, prompts: Prompts = None
+    ) -> tuple[Steered, Tensor, Tensor]:
+        """Embed the images, read `<bos>` and the prompts: (state, logits_BV of the first word, hidden_BTD)."""
+        images_BD = self.clip.embed_images(pixels_BCHW, keys_B)
+        start = given(
+            prompts, len(images_BD), bos_id=self.lm.bos_id, pad_id=self.lm.pad_id,
+            device=images_BD.device,
+        )  # fmt: skip
+        hidden_BTD, read = self.lm.run(self.lm.embed(start.tokens_BT), mask_BT=start.real_BT)
+        state = Steered(read, images_BD, ((),) * len(images_BD))
+        return state, self.lm.logits(hidden_BTD[:, -1]), start.hide_padding(hidden_BTD)
+
+    def step(self, state: Steered, tokens_N: Tensor) -> tuple[Steered, Tensor, Tensor]:
+        """Append one token to every row: (state, logits_NV of the next, hidden_ND)."""
+        hidden_N1D, read = self.lm.run(self.lm.embed(tokens_N[:, None]), past=state.read)
+        new = zip(state.words, tokens_N.tolist(), strict=True)
+        words = tuple((*row, token) for row, token in new)
+        hidden_ND = hidden_N1D[:, 0]
+        return Steered(read, state.images_ND, words), self.lm.logits(hidden_ND), hidden_ND
+
+    def steer(self, state: Steered, candidates_BK: Tensor) -> Tensor:
+        """(B, K): cosine of each row's image with its text so far and the candidate, times the CLIP's own scale."""
+        texts = [
+            self._shown([*row, token])
+            for row, tokens in zip(state.words, candidates_BK.tolist(), strict=True)
+            for token in tokens
+        ]
+        # Rows start alike, and many candidates are bytes or specials that add nothing: each text is embedded once.
+        place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        texts_UD = self._embed_texts(list(place))
+        which_BK = torch.tensor([place[text] for text in texts]).view(candidates_BK.shape)
+        cosine_BU = state.images_ND @ texts_UD.mT
+        return self.clip.cosine_scale() * cosine_BU.gather(1, which_BK.to(cosine_BU.device))
+
+    def _shown(self, words: Sequence[int]) -> str:
+        return self._words.decode(words[-self.config.clip_words :])
+
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        longest = max(len(text.encode()) for text in texts) + 2
+        tokens_BT, lengths_B = _last(*self._clip_words.encode(texts, longest), self._clip_tokens)
+        device = self.clip.cosine_scale().device
+        embedded: Tensor = self.clip.embed_texts(tokens_BT.to(device), lengths_B.to(device))
+        return embedded
+
+
+def _last(tokens_BT: Tensor, lengths_B: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Texts too long for the CLIP lose their first words, where its tokenizer would take the ones to be judged."""
+    column_T = torch.arange(min(tokens_BT.shape[1], limit))
+    left_out_B1 = (lengths_B - limit).clamp(min=0)[:, None]
+    source_BT = torch.where(column_T == 0, column_T, column_T + left_out_B1)
+    return tokens_BT.gather(1, source_BT), lengths_B.clamp(max=limit)
+
+
+def _tokenizer(parts: Mapping[str, Part], slot: str) -> Tokenizer:
+    tokenizer = parts[slot].tokenizer
+    if tokenizer is None:
+        raise ConfigError(f'The part "{slot}" of magic brings no tokenizer; name one that reads.')
+    return tokenizer
