@@ -19,9 +19,11 @@ from components.models.backbones import load_lite0
 from components.models.causal_lm import CausalLm
 from components.models.clip import Clip
 from components.models.flamingo import Flamingo
+from components.models.frozen import Frozen
 from components.models.magic import Magic
 from components.models.parts import Part
 from components.models.simvlm import SimVLM
+from components.models.smollm2 import load_smollm2
 from components.models.text_bert import TextBert
 from components.models.virtex import VirTex
 from components.models.visualbert import VisualBert
@@ -36,6 +38,7 @@ FAMILIES: Table[type[Any]] = Table(
         "asif": Asif,
         "clip": Clip,
         "flamingo": Flamingo,
+        "frozen": Frozen,
         "magic": Magic,
         "simvlm": SimVLM,
         "virtex": VirTex,
@@ -61,6 +64,7 @@ PACKAGES: Table[Callable[[], Part]] = Table(
     {
         "lite0": load_lite0,
         "minilm": minilm.load_minilm,
+        "smollm2": load_smollm2,
     },
 )
 """Pretrained parts that an installed package carries."""
