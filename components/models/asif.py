@@ -71,7 +71,7 @@ class AsifConfig(Config):
     @classmethod
     def small(cls) -> Self:
         """The emoji of eight sets through ImageNet's Lite0 and MiniLM."""
-        return cls(image_px=96, k=100, centre=False)
+        return cls(image_px=96, k=50, centre=False)
 
     @classmethod
     def paper(cls) -> Self:

@@ -16,6 +16,7 @@ from PIL import Image
 from components.data.sources import emoji, emoji_packages, svg
 from components.data.sources.drawings import Concept, Drawing, read_drawings, write_drawings
 from components.data.sources.emoji_names import families, read_concepts
+from components.data.transforms import picture_sha256, read_picture
 
 SQUARE = (0.0, 0.0, 10.0, 10.0)
 
@@ -250,6 +251,22 @@ def test_packages_give_the_sample_and_all_of_emoji8(drawings: list[Drawing]) -> 
     assert mini == drawings
     ids = [sample.id for sample in islice(emoji.emoji8(), 20)]
     assert ids == [f"noto-{drawing.concept.key}" for drawing in whole[:20]]
+    drawn = {f"{drawing.set.name}-{drawing.concept.key}" for drawing in whole}
+    assert len(drawn) - len(drawn - set(emoji.DRAWN_TWICE)) == len(emoji.DRAWN_TWICE) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (emoji_packages.RAW / emoji_packages.NAMES.file).is_file(),
+    reason=f"npm packages are not here; `{emoji_packages.FETCH}` fetches them",
+)
+def test_no_training_drawing_of_emoji8_is_also_a_held_out_one() -> None:
+    pictures: dict[str, set[bool]] = {}
+    for sample in emoji.emoji8():
+        pixels = picture_sha256(read_picture(sample.image))
+        pictures.setdefault(pixels, set()).add(sample.split == "train")
+    assert len(pictures) > 12_000
+    assert all(len(sides) == 1 for sides in pictures.values())
 
 
 def test_sample_facts_are_those_of_the_drawing() -> None:
