@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,6 +16,16 @@ class UnknownName(KeyError):
         return str(self.args[0])
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A guess at what was meant, as a sentence after a space; empty if nothing is near.
+
+    >>> nearest("clipp", ["align", "clip"])
+    ' Did you mean "clip"?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
 class Table(Mapping[str, T]):
     """Names of one kind; an unknown one is refused with the nearest known."""
 
@@ -26,10 +36,8 @@ class Table(Mapping[str, T]):
     def __getitem__(self, name: str) -> T:
         if name in self._entries:
             return self._entries[name]
-        near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.4)
-        meant = f' Did you mean "{near[0]}"?' if near else ""
         raise UnknownName(
-            f'No {self.kind} "{name}".{meant} Known: {", ".join(sorted(self._entries))}. '
+            f'No {self.kind} "{name}".{nearest(name, self._entries)} Known: {", ".join(sorted(self._entries))}. '
             f"A new {self.kind} is one file and one line in components/catalog.py."
         )
 

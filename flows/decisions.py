@@ -13,7 +13,7 @@ from components.records import Checkpoint, Report, Revision
 from components.training.checkpoint import verify
 from flows.experiment import Experiment
 from flows.outcome import Candidate, Outcome
-from flows.patience import may_pass
+from flows.patience import patient
 from flows.services import services
 from flows.steps import evaluate, links
 from registry import promotion
@@ -95,13 +95,7 @@ def unchanged(experiment: Experiment, attempt: int) -> Outcome:
     )
 
 
-@task(
-    name="settle",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-)
+@patient(name="settle")
 def settle(models: Sequence[str]) -> None:
     """Finish what a crash left between ledger and registry, and say what it left unsaid, before anything is decided.
 
@@ -148,14 +142,7 @@ def champion_report(experiment: Experiment, number: int, revision: Revision) -> 
     )
 
 
-@task(
-    name="fetch version",
-    task_run_name="fetch {model} {number}",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-)
+@patient(name="fetch version", task_run_name="fetch {model} {number}")
 def fetch_version(model: str, number: int) -> Checkpoint:
     """A registered version's checkpoint, verified, from the registry or from the copy fetched before."""
     doors = services()
@@ -189,14 +176,7 @@ def judge(experiment: Experiment, candidate: Candidate, champion: Report | None)
     return entry
 
 
-@task(
-    name="promote",
-    task_run_name="promote {model} {number}",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-)
+@patient(name="promote", task_run_name="promote {model} {number}")
 def promote(model: str, number: int, verdict: VerdictEntry) -> bool:
     """Open the move, point the alias, close the move; again is no second move."""
     doors = services()
@@ -214,13 +194,7 @@ def promote(model: str, number: int, verdict: VerdictEntry) -> bool:
     return True
 
 
-@task(
-    name="give back",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-)
+@patient(name="give back")
 def give_back(model: str, reason: str) -> int:
     """The champion before the present one is champion again; its number."""
     doors, by = services(), f"flow run {flow_run.id}"

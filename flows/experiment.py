@@ -21,9 +21,9 @@ from components.evaluation.measure import measurable
 from components.evaluation.plan import EvaluationPlan
 from components.models.parts import Origin
 from components.records import Checkpoint
-from components.table import UnknownName
+from components.table import UnknownName, nearest
 from components.training.plan import TrainingPlan
-from flows.slots import nearest, read_parts
+from flows.slots import read_parts
 from registry.gates import Rule, check_rules
 
 FOLDER = Path(__file__).parent / "experiments"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from components.training.ray_trainer import TrainingFailed
 
@@ -16,3 +20,9 @@ def may_pass(_task: Any, _task_run: Any, state: Any) -> bool:
     if isinstance(error, TrainingFailed):
         return not error.final
     return not isinstance(error, FINAL)
+
+
+patient = partial(
+    task, retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass, cache_policy=NO_CACHE
+)
+"""A task that is tried again where that may help; nothing of it is cached, for our own keys say what is done."""

@@ -9,17 +9,11 @@ from components.data.revision import fetch
 from components.records import Expectations, Revision
 from flows.experiment import SourceName
 from flows.outcome import DataRefused, expectations_markdown
-from flows.patience import may_pass
+from flows.patience import patient
 from flows.services import services
 
 
-@task(
-    name="fetch revision",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-)
+@patient(name="fetch revision")
 def fetch_revision(source: str) -> Revision:
     """Bring the shards of a source up to date through DVC."""
     return fetch(source, services().settings.repo)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import get_args
 
 from components.catalog import PACKAGES
 from components.config import Config, ConfigError
 from components.models.parts import Kind, Origin
-from components.table import UnknownName
+from components.table import UnknownName, nearest
 from components.training.building import slots, starts
 
 
@@ -32,12 +31,6 @@ def read_parts(
             slot, slot in text, slot in slots(family), getattr(model, slot, "part"), where
         )
     return {slot: _origin(str(value), f"{where}.{slot}") for slot, value in text.items()}
-
-
-def nearest(name: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
-    """A guess at what was meant, as a sentence; empty if nothing is near."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f' Did you mean "{near[0]}"?' if near else ""
 
 
 def _refuse_misfit(slot: str, given: bool, needed: bool, wanted: object, where: str) -> None:

@@ -23,7 +23,7 @@ from components.training.job import TrainingJob
 from flows import timing
 from flows.experiment import Experiment, run_key
 from flows.outcome import Candidate
-from flows.patience import may_pass
+from flows.patience import patient
 from flows.pictures import pictures
 from flows.progress import teller
 from flows.publishing import failing
@@ -71,14 +71,7 @@ def training_job(experiment: Experiment, shards: Shards, attempt: int) -> Traini
     )
 
 
-@task(
-    name="open run",
-    task_run_name="open run of {experiment.name}",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-)
+@patient(name="open run", task_run_name="open run of {experiment.name}")
 def open_run(
     experiment: Experiment, revision: Revision, job: TrainingJob, night_run: str | None
 ) -> str:
@@ -126,14 +119,7 @@ def lineage(job: TrainingJob) -> dict[str, str]:
     return {f"diptych.part.{slot}.run": run for slot, run in found.items() if run}
 
 
-@task(
-    name="train",
-    task_run_name="train {name}",
-    retries=1,
-    retry_delay_seconds=2,
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-)
+@patient(name="train", task_run_name="train {name}", retries=1, retry_delay_seconds=2)
 def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint:
     """Train to the last step, or go on from the last checkpoint; progress reaches MLflow and this run's log."""
     doors, began_s = services(), time.time()
@@ -156,13 +142,7 @@ def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint
     return checkpoint
 
 
-@task(
-    name="evaluate",
-    task_run_name="evaluate {split}",
-    retries=1,
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-)
+@patient(name="evaluate", task_run_name="evaluate {split}", retries=1)
 def evaluate(checkpoint: Checkpoint, shards: Shards, split: str, plan: EvaluationPlan) -> Report:
     """Every number a checkpoint's abilities call for, on one split."""
     get_run_logger().info("measuring a checkpoint of %s", checkpoint.family)
@@ -177,14 +157,7 @@ def draw(shards: Shards, job: TrainingJob, report: Report, run_id: str) -> None:
         services().tracking.log_bytes(run_id, f"figures/{name}.png", picture)
 
 
-@task(
-    name="register",
-    task_run_name="register {experiment.name}",
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-)
+@patient(name="register", task_run_name="register {experiment.name}")
 def register(
     experiment: Experiment,
     revision: Revision,

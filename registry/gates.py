@@ -6,7 +6,6 @@ on other images never passes, and the reason says so by name.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 
 from components.config import ConfigError
 from components.records import Report
+from components.table import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +182,7 @@ def check_rules(
 def _meant(metric: str, measured: Collection[str]) -> str:
     # A bare name never stands for a baseline's.
     alike = [name for name in measured if ("/" in name) == ("/" in metric)]
-    near = difflib.get_close_matches(metric, alike, n=1, cutoff=0.5)
-    return f' Did you mean "{near[0]}"?' if near else ""
+    return nearest(metric, alike)
 
 
 def _listed(measured: Collection[str]) -> str:
