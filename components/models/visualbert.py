@@ -60,8 +60,9 @@ class VisualBertConfig(BertConfig):
     visual_segment: Literal[0, 1] = 0
     """Segment of regions: 0 in the paper's code, 1 by transformers' default; must be what a checkpoint was made with."""
     two_sentence: bool = False
-    """Matching shows a caption of the image and after it another to be judged (the paper), or the other alone. Where
-    an image's captions say the same in other words, two captions are matched without a look at the image."""
+    """Matching judges a caption that stands after one of the image, both with words hidden (the paper); or it judges
+    one caption alone and whole, and words are hidden in another reading. Where an image's captions say the same in
+    other words, two are matched without a look at the image."""
     sep_id: int = 5
     """The token between two captions."""
     most_answers: int = 0
@@ -164,15 +165,10 @@ class VisualBert(nn.Module):
         second_same_B = batch.second_same_B
         assert second_same_B is not None, "batch_spec asks for second captions"
         regions_BND = self.regions(batch.pixels_BCHW, batch.keys_B)
-        tokens_BT, segments_BT, lengths_B = self._caption_or_two(batch)
-        read_BT, labels_BT = hide(self.config, tokens_BT)
-        if not self.config.two_sentence:
-            # Words of a caption that is not of the image must not be learnt from it.
-            labels_BT = labels_BT.where(second_same_B[:, None], IGNORED)
-        states_BTD = self.encode(read_BT, lengths_B, regions_BND, segments_BT)
+        words, matching_BTD = self._words_and_matching(batch, second_same_B, regions_BND)
         parts = {
-            "words": self.bert.mask_loss(states_BTD, labels_BT),
-            "matching": F.cross_entropy(self.match_logits(states_BTD), (~second_same_B).long()),
+            "words": words,
+            "matching": F.cross_entropy(self.match_logits(matching_BTD), (~second_same_B).long()),
         }
         if self.answering is not None and batch.answers_BA is not None:
             logits_BA = self._answer_logits(batch.tokens_BT, batch.lengths_B, regions_BND)
@@ -256,13 +252,28 @@ class VisualBert(nn.Module):
     def after_step(self) -> None:
         """Nothing to clamp."""
 
-    def _caption_or_two(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _words_and_matching(
+        self, batch: Batch, second_same_B: Tensor, regions_BND: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of hidden words, and the states that matching is read from."""
         second_BT, second_lengths_B = batch.second_BT, batch.second_lengths_B
         assert second_BT is not None and second_lengths_B is not None, "batch_spec asks for them"
-        if not self.config.two_sentence:
-            return second_BT, None, second_lengths_B
         first = batch.tokens_BT, batch.lengths_B
-        return two_captions(*first, second_BT, second_lengths_B, sep_id=self.config.sep_id)
+        if self.config.two_sentence:
+            both_BT, segments_BT, lengths_B = two_captions(
+                *first, second_BT, second_lengths_B, sep_id=self.config.sep_id
+            )
+            read_BT, labels_BT = hide(self.config, both_BT)
+            states_BTD = self.encode(read_BT, lengths_B, regions_BND, segments_BT)
+            return self.bert.mask_loss(states_BTD, labels_BT), states_BTD
+        # Where the first text is a question, words are learnt from second captions, and only from those of the image.
+        asked = self.answering is not None
+        caption_BT, lengths_B = (second_BT, second_lengths_B) if asked else first
+        read_BT, labels_BT = hide(self.config, caption_BT)
+        if asked:
+            labels_BT = labels_BT.where(second_same_B[:, None], IGNORED)
+        words = self.bert.mask_loss(self.encode(read_BT, lengths_B, regions_BND), labels_BT)
+        return words, self.encode(second_BT, second_lengths_B, regions_BND)
 
     def _answer_logits(self, tokens_BT: Tensor, lengths_B: Tensor, regions_BND: Tensor) -> Tensor:
         asked_BT, lengths_B = append_mask(tokens_BT, lengths_B, self.config.mask_id)

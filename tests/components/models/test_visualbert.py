@@ -85,28 +85,39 @@ def _part(module: nn.Module) -> Part:
 # ---- invariant 1: masking (its shares are counted in tests/components/objectives/test_masking.py)
 
 
-def test_words_are_hidden_and_regions_never_and_logits_at_regions_play_no_part(
-    model: VisualBert, monkeypatch
-) -> None:
-    read, named = [], []
-    inner, outer = model.encode, model.bert.name_words
+def _watch(model: VisualBert, monkeypatch) -> tuple[list, list]:
+    """What is read, and the labels of hidden words, in order."""
+    read, labels = [], []
+    encode, mask_loss = model.encode, model.bert.mask_loss
 
-    def encode(tokens, lengths, regions, *rest):
+    def reading(tokens, lengths, regions, *rest):
         read.append((tokens, regions))
-        return inner(tokens, lengths, regions, *rest)
+        return encode(tokens, lengths, regions, *rest)
 
-    monkeypatch.setattr(model, "encode", encode)
-    monkeypatch.setattr(
-        model.bert, "name_words", lambda states: named.append(states.shape) or outer(states)
-    )
+    def learning(states, hidden):
+        assert states.shape[:2] == hidden.shape
+        labels.append(hidden)
+        return mask_loss(states, hidden)
+
+    monkeypatch.setattr(model, "encode", reading)
+    monkeypatch.setattr(model.bert, "mask_loss", learning)
+    return read, labels
+
+
+def test_words_of_the_images_own_caption_are_hidden_and_regions_never(monkeypatch) -> None:
     torch.manual_seed(0)
+    model = _wide(VisualBert(_config(mask_share=1.0)))
+    read, labels = _watch(model, monkeypatch)
     model.loss(_batch())
-    (tokens, regions), *_ = read
-    assert torch.equal(regions, model.regions(_pixels()))
-    hidden = int((tokens != TOKENS[[0, 2, 2]]).sum())
-    # States of words alone are named: none of the 16 cells of a row ever is.
-    assert named[0][0] >= hidden
-    assert named[0][0] <= 5
+    (words, regions), (second, same_regions) = read
+    for seen in (regions, same_regions):
+        assert torch.equal(seen, model.regions(_pixels()))
+    # Each word of the first captions, and of these alone; the caption that is judged is read whole.
+    assert (
+        labels[0].tolist() == TOKENS.masked_fill((TOKENS < 6) | (TOKENS == EOS), IGNORED).tolist()
+    )
+    assert ((words == 2) & (labels[0] == IGNORED)).sum() == 0
+    assert torch.equal(second, TOKENS[[0, 2, 2]])
 
 
 def test_the_loss_of_hidden_words_does_not_depend_on_what_regions_would_be_named(
@@ -123,16 +134,16 @@ def test_the_loss_of_hidden_words_does_not_depend_on_what_regions_would_be_named
     assert touched.nonzero().tolist() == [[0, 2]]
 
 
-def test_words_of_a_caption_of_another_image_are_matched_and_not_learnt(model: VisualBert) -> None:
-    config = VisualBertConfig(**{**model.config.to_dict(), "mask_share": 1.0})
-    model.config = config
+def test_beside_questions_words_are_learnt_from_second_captions_of_the_image_alone(
+    monkeypatch,
+) -> None:
     torch.manual_seed(0)
-    named = []
-    outer = model.bert.mask_loss
-    model.bert.mask_loss = lambda states, labels: named.append(labels) or outer(states, labels)
-    model.loss(_batch())
-    assert (named[0][1] == IGNORED).all()
-    assert (named[0][[0, 2]] != IGNORED).any()
+    model = _wide(VisualBert(_config(mask_share=1.0, answers=("red", "two"), most_answers=2)))
+    read, labels = _watch(model, monkeypatch)
+    model.loss(_batch(answers_BA=torch.eye(3)[:, :2]))
+    assert (labels[0][1] == IGNORED).all()
+    assert (labels[0][[0, 2]] != IGNORED).any(dim=1).all()
+    assert (read[0][0] == 2)[:, 1:].any(dim=1).all()
 
 
 # ---- invariant 2: matching pairs
@@ -345,14 +356,16 @@ def test_two_captions_make_one_text_of_two_segments() -> None:
     assert lengths.tolist() == [8, 7, 6]
 
 
-def test_with_two_sentences_both_captions_are_read_and_words_of_both_learnt() -> None:
+def test_with_two_sentences_both_captions_are_read_at_once_and_words_of_both_learnt(
+    monkeypatch,
+) -> None:
     torch.manual_seed(0)
-    model, read = _wide(VisualBert(_config(two_sentence=True, mask_share=1.0))), []
-    inner = model.bert.mask_loss
-    model.bert.mask_loss = lambda states, labels: read.append(labels) or inner(states, labels)
+    model = _wide(VisualBert(_config(two_sentence=True, mask_share=1.0)))
+    read, labels = _watch(model, monkeypatch)
     model.loss(_batch())
-    assert read[0].shape[1] == 9
-    assert (read[0] != IGNORED).sum(1).tolist() == [6, 3, 4]
+    assert len(read) == 1
+    assert labels[0].shape[1] == 9
+    assert (labels[0] != IGNORED).sum(1).tolist() == [6, 3, 4]
 
 
 # ---- parts, statistics, answers
