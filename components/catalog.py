@@ -171,7 +171,7 @@ METRICS: Table[Metric] = Table(
             ),
             *_few_shot("exact_match", "equal to a reference after tokenising"),
             *_few_shot("cider_d", _CIDER, unit="CIDEr points", high=10.0),
-            *_few_shot("answer_match", "equal to an accepted answer after tokenising"),
+            *_few_shot("vqa_accuracy", _VQA),
         )
     },
 )

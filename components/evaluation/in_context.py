@@ -23,7 +23,7 @@ from components.data.texts import question_prompt
 from components.decoding.greedy import greedy
 from components.evaluation.controls import shuffled
 from components.evaluation.subject import Subject
-from components.metrics import cider, exact_match
+from components.metrics import cider, exact_match, vqa
 from components.metrics.tokenise import tokenise
 from components.records import Row
 
@@ -189,7 +189,8 @@ def _asked(images: SplitImages) -> list[int]:
 
 
 def _caption_scores(written: Sequence[str], texts: Sequence[Text]) -> dict[str, float]:
-    words, accepted = _tokenised(written, texts)
+    words = [tokenise(text) for text in written]
+    accepted = [[tokenise(text) for text in each.accepted] for each in texts]
     return {
         "exact_match": exact_match.score(exact_match.statistics(words, accepted)),
         "cider_d": cider.score(cider.statistics(words, accepted)),
@@ -197,14 +198,7 @@ def _caption_scores(written: Sequence[str], texts: Sequence[Text]) -> dict[str, 
 
 
 def _answer_scores(written: Sequence[str], texts: Sequence[Text]) -> dict[str, float]:
-    return {"answer_match": exact_match.score(exact_match.statistics(*_tokenised(written, texts)))}
-
-
-def _tokenised(
-    written: Sequence[str], texts: Sequence[Text]
-) -> tuple[list[list[str]], list[list[list[str]]]]:
-    words = [tokenise(text) for text in written]
-    return words, [[tokenise(text) for text in each.accepted] for each in texts]
+    return {"vqa_accuracy": vqa.score(vqa.statistics(written, [text.accepted for text in texts]))}
 
 
 def _nearest(subject: Subject) -> Callable[[int], Sequence[int]]:

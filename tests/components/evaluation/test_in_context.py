@@ -162,10 +162,10 @@ def test_questions_are_asked_where_there_are_some_and_their_demonstrations_answe
     assert prompt == words
     assert all(text[: len(words)] == words and len(text) > len(words) for _, text in given)
     # The copier writes question and answer, which is no answer.
-    assert values["few_shot_answer_match_k4"] == 0
+    assert values["few_shot_vqa_accuracy_k4"] == 0
     trial = draw(asking, _question, 0, None)
     assert all("any" in text.accepted for text in trial.texts)
-    assert not [name for name in in_context(subject) if "answer" in name]
+    assert not [name for name in in_context(subject) if "vqa" in name]
 
 
 def test_values_are_named_by_metric_shots_and_spread_as_the_catalog_knows_them(
@@ -179,7 +179,7 @@ def test_values_are_named_by_metric_shots_and_spread_as_the_catalog_knows_them(
         for spread in ("", "_std")
     }
     assert set(values) == wanted | {f"image_blind/{name}" for name in wanted}
-    assert wanted | {"few_shot_answer_match_k8_std"} <= set(METRICS)
+    assert wanted | {"few_shot_vqa_accuracy_k8_std"} <= set(METRICS)
 
 
 def test_similar_demonstrations_need_a_family_that_knows_similar(subject: Subject) -> None:
