@@ -233,10 +233,10 @@ class VisualBert(nn.Module):
     ) -> list[str]:
         """The likeliest known answer to each question.
 
-        Raises NoAnswers if the model learnt none: `most_answers` was 0, or its source has no questions.
+        Raises CannotAnswer if the model learnt none: `most_answers` was 0, or its source has no questions.
         """
         if self.answering is None:
-            raise NoAnswers(
+            raise CannotAnswer(
                 "This VisualBERT learnt no answers. Train one with most_answers above 0 on a source with questions."
             )
         tokens_BT, lengths_B = tokenizer.encode(list(questions), self.config.max_tokens)

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import VisualBertConfig as TheirConfig
 from transformers import VisualBertForPreTraining, VisualBertForQuestionAnswering
 
+from components.abilities import CannotAnswer
 from components.config import ConfigError
 from components.data.batches import Batches, load_split
 from components.data.text import Tokenizer
@@ -18,7 +19,6 @@ from components.models.text_bert import TextBert, TextBertConfig
 from components.models.virtex import VirTex, VirtexConfig
 from components.models.visualbert import (
     FITS,
-    NoAnswers,
     VisualBert,
     VisualBertConfig,
     append_mask,
@@ -505,7 +505,7 @@ def test_questions_are_answered_from_the_image_with_known_answers() -> None:
 
 
 def test_a_model_without_answers_says_so(model: VisualBert) -> None:
-    with pytest.raises(NoAnswers, match="most_answers"):
+    with pytest.raises(CannotAnswer, match="most_answers"):
         model.answer(_pixels(1), ["what ?"], Tokenizer.train(["a"], 300))
 
 
