@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Self
 
 import tokenizers
@@ -21,17 +21,22 @@ class PretrainedTokenizer(Tokenizer):
     """A byte-level BPE whose specials are ids of its own vocabulary, chosen by name."""
 
     def __init__(
-        self, bpe: tokenizers.Tokenizer, special_ids: Mapping[str, int], reserved: int
+        self,
+        bpe: tokenizers.Tokenizer,
+        special_ids: Mapping[str, int],
+        reserved: int | Collection[int],
     ) -> None:
-        """special_ids: an id for each of our specials, no two the same. reserved: ids below it are no text.
+        """special_ids: an id for each of our specials; no two the same, but those it lacks may be its `<eos>`.
+        reserved: ids that are no text, or below which none is.
 
         The BPE must not know the reserved tokens as such, or a caption could spell one. Raises TokenizerError for ids
         that cannot work.
         """
-        self._bpe, self._reserved = bpe, reserved
-        self.vocab_size = bpe.get_vocab_size()
+        self._bpe = bpe
+        self._reserved = frozenset(range(reserved) if isinstance(reserved, int) else reserved)
+        self.vocab_size = max(bpe.get_vocab_size(), *(one + 1 for one in self._reserved))
         self._special_ids = {name: int(special_ids[name]) for name in NAMES}
-        self._refuse_twins()
+        self._refuse_specials()
         (
             self.pad_id, self.bos_id, self.mask_id, self.image_id, self.endofchunk_id, self.sep_id,
             self.eos_id,
@@ -59,19 +64,21 @@ class PretrainedTokenizer(Tokenizer):
                 raise TokenizerError(f"Token {token} is not in 0..{self.vocab_size - 1}.")
             if token == self.eos_id:
                 break
-            if token >= self._reserved:
+            if token not in self._reserved:
                 words.append(token)
         text: str = self._bpe.decode(words)
         return text.removeprefix(" ")
 
-    def _refuse_twins(self) -> None:
-        ids = list(self._special_ids.values())
-        if len(set(ids)) < len(ids) or not all(0 <= one < self._reserved for one in ids):
+    def _refuse_specials(self) -> None:
+        eos = self._special_ids["<eos>"]
+        own = [one for one in self._special_ids.values() if one != eos]
+        if len(set(own)) < len(own) or not {eos, *own} <= self._reserved:
             raise TokenizerError(
-                f"special_ids={self._special_ids} must be {len(ids)} different ids below {self._reserved}."
+                f"special_ids={self._special_ids} must be different reserved tokens, of which this tokenizer has "
+                f"{len(self._reserved)}."
             )
 
     def _to_json(self) -> str:
-        saved = {"special_ids": self._special_ids, "reserved": self._reserved}
+        saved = {"special_ids": self._special_ids, "reserved": sorted(self._reserved)}
         whole = {**saved, "bpe": json.loads(self._bpe.to_str())}
         return json.dumps(whole, sort_keys=True, allow_nan=False) + "\n"

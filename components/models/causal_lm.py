@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from components.config import Config, ConfigError
 from components.models.blocks import KeysValues
-from components.models.lm_layouts import build, layout_of, sizes_of
+from components.models.lm_layouts import build, layout_of
 from components.objectives.contrastive import simctg
 from components.objectives.language import predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
@@ -266,35 +265,6 @@ def require_fit(lm: Any, tokenizer: Tokenizer) -> None:
             f"The language model has {lm.vocab_size} tokens and <bos>, <eos>, <pad> = {ours}; the tokenizer has "
             f"{tokenizer.vocab_size} and {theirs}. Take the tokenizer the language model was trained with."
         )
-
-
-def read_folder(path: Path) -> CausalLm:
-    """The language model in a local folder of transformers' layout, from safetensors alone; no code of it is run.
-
-    Special ids it does not name are those of its `<eos>`. Raises ConfigError for a folder that is something else.
-    """
-    from transformers import AutoConfig
-
-    try:
-        theirs = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        model = layout_of(theirs.model_type).model_class().from_pretrained(
-            path, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} holds no language model that can be read ({error}). It needs config.json of a known layout and "
-            "model.safetensors."
-        ) from error
-    eos = theirs.eos_token_id[0] if isinstance(theirs.eos_token_id, list) else theirs.eos_token_id
-    ids = {
-        "eos_id": eos,
-        "bos_id": eos if theirs.bos_token_id is None else theirs.bos_token_id,
-        "pad_id": eos if theirs.pad_token_id is None else theirs.pad_token_id,
-    }
-    sizes = sizes_of(theirs.model_type, theirs)
-    longest = min(sizes["positions"], CausalLmConfig.max_tokens)
-    config = CausalLmConfig(layout=theirs.model_type, max_tokens=longest, **ids, **sizes)
-    return CausalLm(config, model).eval()
 
 
 def _random(config: CausalLmConfig) -> nn.Module:

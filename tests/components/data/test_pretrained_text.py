@@ -77,17 +77,26 @@ def test_a_saved_one_is_read_by_the_one_loader_and_is_the_same(
 
 
 @pytest.mark.parametrize("change", [{"<bos>": 3}, {"<eos>": 8}, {"<sep>": -1}])
-def test_special_ids_that_are_one_or_no_reserved_tokens_are_refused(
+def test_special_ids_that_are_the_same_or_no_reserved_tokens_are_refused(
     tokenizer: PretrainedTokenizer, change: dict
 ) -> None:
-    with pytest.raises(TokenizerError, match="different ids below 8"):
+    with pytest.raises(
+        TokenizerError, match="different reserved tokens, of which this tokenizer has 8"
+    ):
         PretrainedTokenizer(tokenizer._bpe, SPECIAL_IDS | change, len(RESERVED))
+
+
+def test_a_tokenizer_of_one_special_has_it_for_all_of_ours(tokenizer: PretrainedTokenizer) -> None:
+    one = PretrainedTokenizer(tokenizer._bpe, dict.fromkeys(NAMES, 2), {2})
+    tokens_BT, _ = one.encode(["a red circle"], 50)
+    assert tokens_BT[0].tolist() == [2, *tokenizer.words("a red circle"), 2]
+    assert one.decode(tokens_BT[0, 1:].tolist()) == "a red circle"
 
 
 def test_a_damaged_file_is_refused(tokenizer: PretrainedTokenizer, tmp_path) -> None:
     tokenizer.save(tmp_path / "tokenizer.json")
     saved = json.loads((tmp_path / "tokenizer.json").read_text())
-    for damage in ({"reserved": 3}, {"bpe": {}}, {"more": 1}, {"special_ids": {"<bos>": 0}}):
+    for damage in ({"reserved": [3]}, {"bpe": {}}, {"more": 1}, {"special_ids": {"<bos>": 0}}):
         (tmp_path / "damaged.json").write_text(json.dumps(saved | damage))
         with pytest.raises(TokenizerError, match="no tokenizer of this version"):
             Tokenizer.load(tmp_path / "damaged.json")

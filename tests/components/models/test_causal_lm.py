@@ -9,13 +9,7 @@ from torch import Tensor
 from components.abilities import LanguageModel, Learns, TextEncoder
 from components.config import ConfigError
 from components.data.text import Tokenizer
-from components.models.causal_lm import (
-    CausalLm,
-    CausalLmConfig,
-    ContextTooLong,
-    read_folder,
-    require_fit,
-)
+from components.models.causal_lm import CausalLm, CausalLmConfig, ContextTooLong, require_fit
 from components.models.lm_layouts import LAYOUTS
 from components.objectives.contrastive import simctg
 from components.records import Batch
@@ -246,29 +240,3 @@ def test_the_paper_preset_is_gpt2() -> None:
     with torch.device("meta"):
         lm = CausalLm(CausalLmConfig.paper())
     assert sum(param.numel() for param in lm.parameters()) == 124_439_808
-
-
-@torch.no_grad()
-def test_a_local_folder_gives_the_same_model_and_the_same_config_builds_it(
-    lm: CausalLm, tmp_path
-) -> None:
-    lm.model.save_pretrained(tmp_path)
-    read = read_folder(tmp_path)
-    torch.testing.assert_close(_logits(read, TOKENS), _logits(lm, TOKENS), atol=0, rtol=0)
-    assert (read.bos_id, read.eos_id, read.pad_id) == (1, VOCABULARY - 1, 0)
-    rebuilt = CausalLm(CausalLmConfig(**read.config.to_dict()))
-    rebuilt.load_state_dict(read.state_dict())
-    assert torch.equal(_logits(rebuilt.eval(), TOKENS), _logits(read, TOKENS))
-
-
-def test_a_folder_with_pickled_weights_alone_or_of_another_kind_is_refused(tmp_path) -> None:
-    lm = CausalLm(_config())
-    lm.model.config.save_pretrained(tmp_path)
-    torch.save(lm.model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="safetensors"):
-        read_folder(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigError, match="No language model layout"):
-        read_folder(tmp_path)
-    with pytest.raises(ConfigError, match="holds no language model"):
-        read_folder(tmp_path / "nothing")
