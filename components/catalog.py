@@ -20,6 +20,7 @@ from components.models.causal_lm import CausalLm
 from components.models.clip import Clip
 from components.models.flamingo import Flamingo
 from components.models.frozen import Frozen
+from components.models.lm_folder import read_folder as read_lm_folder
 from components.models.magic import Magic
 from components.models.parts import Part
 from components.models.simvlm import SimVLM
@@ -72,6 +73,7 @@ PACKAGES: Table[Callable[[], Part]] = Table(
 FOLDERS: Table[Callable[[str], Part]] = Table(
     "slot that reads transformers' layout",
     {
+        "lm": read_lm_folder,
         "text": minilm.read_folder,
     },
 )
