@@ -165,6 +165,11 @@ METRICS: Table[Metric] = Table(
                 for k in (1, 5)
             ),
             _metric("match_accuracy", "matches", f"{_MATCHED}, mean over right and wrong pairs"),
+            _metric(
+                "match_zero_shot_accuracy",
+                "matches",
+                "Wang et al. 2021, arXiv:2108.10904, by likelihood",
+            ),
             _metric("vqa_accuracy", "answers", _VQA),
             _metric("zero_shot_accuracy", "embeds", "Radford et al. 2021, section 3.1"),
             _metric("zero_shot_mean_class_accuracy", "embeds", "the same, averaged over classes"),

@@ -14,6 +14,7 @@ from components.evaluation.answering import answering
 from components.evaluation.captioning import captioning, captions_key, read_captions, write_captions
 from components.evaluation.in_context import in_context
 from components.evaluation.indexing import indexing
+from components.evaluation.labelling import labelling
 from components.evaluation.matching import matching
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.probing import probing
@@ -58,7 +59,7 @@ MEASUREMENTS = {
     ),
     "matches": Measurement(
         ability=abilities.Matches,
-        values=matching,
+        values=lambda subject: matching(subject) | labelling(subject),
         beside=("image_blind", "chance"),
     ),
     "probes": Measurement(
