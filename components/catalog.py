@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from components.data.sources import emoji, openclipart, shapes, stamps
+from components.data.sources import emoji, emoji_scenes, openclipart, shapes, stamps
 from components.decoding.beam import beam
 from components.decoding.contrastive import contrastive
 from components.decoding.greedy import greedy
@@ -26,6 +26,7 @@ from components.models.parts import Part
 from components.models.simvlm import SimVLM
 from components.models.smollm2 import load_smollm2
 from components.models.text_bert import TextBert
+from components.models.vild import Vild
 from components.models.virtex import VirTex
 from components.models.visualbert import VisualBert
 from components.models.visualgpt import VisualGpt
@@ -42,6 +43,7 @@ FAMILIES: Table[type[Any]] = Table(
         "frozen": Frozen,
         "magic": Magic,
         "simvlm": SimVLM,
+        "vild": Vild,
         "virtex": VirTex,
         "visualbert": VisualBert,
         "visualgpt": VisualGpt,
@@ -98,6 +100,7 @@ SOURCES: Table[Callable[..., Iterator[Sample]]] = Table(
     {
         "emoji8": emoji.emoji8,
         "emoji_mini": emoji.emoji_mini,
+        "emoji_scenes": emoji_scenes.emoji_scenes,
         "openclipart": openclipart.openclipart,
         "shapes_l0": shapes.shapes_l0,
         "shapes_l1": shapes.shapes_l1,

@@ -31,9 +31,7 @@ def boxes_of(
         [
             (number[box.label], corners)
             for box in row.sample.boxes
-            if box.label in number
-            and not box.novel
-            and (corners := _cut(box, row, side_px, turned))
+            if box.label in number and not box.novel and (corners := cut(box, row, side_px, turned))
         ]
         for row, turned in zip(rows, mirrored, strict=True)
     ]
@@ -52,7 +50,7 @@ def boxes_of(
     )
 
 
-def _cut(box: Box, row: Row, side_px: int, mirrored: bool) -> tuple[float, ...] | None:
+def cut(box: Box, row: Row, side_px: int, mirrored: bool) -> tuple[float, ...] | None:
     """A box after the image's shorter side was made `side_px` and its middle kept (`transforms.decode`)."""
     scale = side_px / min(row.width_px, row.height_px)
     aside, above = ((side * scale - side_px) / 2 for side in (row.width_px, row.height_px))
