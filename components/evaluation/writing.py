@@ -25,7 +25,8 @@ def write(
     decoding: as `EvaluationPlan.decoding` names it. Raises UnknownName for a decoder that there is not, BadOption.
     """
     decoder = DECODERS[decoding["decoder"]]
-    ids = prompt_ids(tokenizer, decoding.get("prompt", ""))
+    prompt = decoding.get("prompt", "")
+    ids = tokenizer.words(prompt) if prompt else []  # some tokenizers spell nothing as a space
     written = decoder(
         model,
         pixels_BCHW,
@@ -36,9 +37,3 @@ def write(
         **read_by(decoder, decoding),
     )
     return [tokenizer.decode(row) for row in written]
-
-
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids of a text without the `<bos>` and `<eos>` around it."""
-    tokens_BT, lengths_B = tokenizer.encode([prompt], max_tokens=len(prompt.encode()) + 2)
-    return tokens_BT[0, 1 : int(lengths_B[0]) - 1].tolist() if prompt else []

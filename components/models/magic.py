@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from components.abilities import Contrasts, LanguageModel
 from components.config import Config, ConfigError
@@ -153,19 +154,17 @@ class Magic(nn.Module):
         return self._words.decode(words[-self.config.clip_words :])
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
-        longest = max(len(text.encode()) for text in texts) + 2
-        tokens_BT, lengths_B = _last(*self._clip_words.encode(texts, longest), self._clip_tokens)
+        tokenizer, room = self._clip_words, self._clip_tokens - 2
+        # A text too long loses its first words: `encode` would take the last ones, which are to be judged.
+        rows = [
+            torch.tensor([tokenizer.bos_id, *tokenizer.words(text)[-room:], tokenizer.eos_id])
+            for text in texts
+        ]
         device = self.clip.cosine_scale().device
-        embedded: Tensor = self.clip.embed_texts(tokens_BT.to(device), lengths_B.to(device))
+        lengths_B = torch.tensor([len(row) for row in rows], device=device)
+        tokens_BT = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_id)
+        embedded: Tensor = self.clip.embed_texts(tokens_BT.to(device), lengths_B)
         return embedded
-
-
-def _last(tokens_BT: Tensor, lengths_B: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Texts too long for the CLIP lose their first words, where its tokenizer would take the ones to be judged."""
-    column_T = torch.arange(min(tokens_BT.shape[1], limit))
-    left_out_B1 = (lengths_B - limit).clamp(min=0)[:, None]
-    source_BT = torch.where(column_T == 0, column_T, column_T + left_out_B1)
-    return tokens_BT.gather(1, source_BT), lengths_B.clamp(max=limit)
 
 
 def _tokenizer(parts: Mapping[str, Part], slot: str) -> Tokenizer:

@@ -9,7 +9,7 @@ from components.catalog import DECODERS
 from components.config import ConfigError
 from components.decoding.options import RANGES
 from components.evaluation.plan import EvaluationPlan
-from components.evaluation.writing import prompt_ids, write
+from components.evaluation.writing import write
 from components.models.virtex import VirTex, VirtexConfig
 
 READ = {
@@ -85,17 +85,10 @@ def captioner(tiny_tokenizer):
 def test_a_plans_options_reach_its_decoder(captioner, tiny_tokenizer, options):
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     plan = EvaluationPlan(max_tokens=6, prompt="the circle", **options)
-    start = prompt_ids(tiny_tokenizer, "the circle")
+    start = tiny_tokenizer.words("the circle")
     name = options.pop("decoder", "beam")
     wanted = DECODERS[name](
         captioner, pixels, eos_id=tiny_tokenizer.eos_id, max_tokens=6, prompts=[start] * 3, **options
     )  # fmt: skip
     found = write(captioner, tiny_tokenizer, pixels, plan.decoding())
     assert found == [tiny_tokenizer.decode(ids) for ids in wanted]
-
-
-def test_a_prompts_ids_are_those_its_words_have_within_a_caption(tiny_tokenizer):
-    whole, _ = tiny_tokenizer.encode(["the circle is red"], 20)
-    start = prompt_ids(tiny_tokenizer, "the circle")
-    assert whole[0, 1 : 1 + len(start)].tolist() == start
-    assert prompt_ids(tiny_tokenizer, "") == []
