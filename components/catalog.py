@@ -110,6 +110,7 @@ SOURCES: Table[Callable[..., Iterator[Sample]]] = Table(
 
 _BLEU = "Papineni et al. 2002, as pycocoevalcap 1.2 computes it"
 _CIDER = "Vedantam et al. 2015, arXiv:1411.5726, as pycocoevalcap 1.2 computes it"
+_DETECTION = "Lin et al. 2014, arXiv:1405.0312, as pycocotools 2.0.11 computes it"
 _RECALL = "Karpathy & Fei-Fei 2015, arXiv:1412.2306; ties count against the model"
 
 
@@ -178,6 +179,11 @@ METRICS: Table[Metric] = Table(
             _metric("zero_shot_mean_class_accuracy", "embeds", "the same, averaged over classes"),
             _metric(
                 "linear_probe_accuracy", "probes", "Desai & Johnson 2021, section 4.1, on concepts"
+            ),
+            *(
+                _metric(f"{name}_{group}", "detects", _DETECTION)
+                for group in ("all", "base", "novel")
+                for name in ("ap", "ap50")
             ),
             *_few_shot("exact_match", "equal to a reference after tokenising"),
             *_few_shot("cider_d", _CIDER, unit="CIDEr points", high=10.0),

@@ -12,6 +12,7 @@ from components.data.batches import SplitImages, load_split
 from components.data.shards import read_manifest
 from components.evaluation.answering import answering
 from components.evaluation.captioning import captioning, captions_key, read_captions, write_captions
+from components.evaluation.detecting import detecting
 from components.evaluation.in_context import in_context
 from components.evaluation.indexing import indexing
 from components.evaluation.labelling import labelling
@@ -41,6 +42,11 @@ MEASUREMENTS = {
         ability=abilities.Answers,
         values=answering,
         beside=("image_blind", "question_only", "most_frequent"),
+    ),
+    "detects": Measurement(
+        ability=abilities.Detects,
+        values=detecting,
+        beside=("image_blind", "text_only", "chance"),
     ),
     "embeds": Measurement(
         ability=abilities.Embeds,

@@ -15,7 +15,7 @@ class Metric:
     """One measured number, as reports, gates and plots need to know it."""
 
     name: str
-    ability: Literal["answers", "captions", "embeds", "in_context", "matches", "probes"]
+    ability: Literal["answers", "captions", "detects", "embeds", "in_context", "matches", "probes"]
     """The model ability it measures (`components/abilities.py`)."""
     unit: str
     low: float
