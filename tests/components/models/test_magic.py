@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from components.abilities import Captions, Learns, Steers
 from components.config import ConfigError
+from components.data.batches import Batches, SplitImages, load_split
 from components.data.text import SPECIALS, Tokenizer
 from components.decoding.candidates import Weighed
 from components.decoding.contrastive import contrastive
@@ -294,3 +295,56 @@ def test_the_papers_parts_have_the_published_sizes_and_magic_adds_none() -> None
     assert counted["lm"] == pytest.approx(124e6, rel=0.02)
     assert counted["clip"] == pytest.approx(151e6, rel=0.02)
     assert counted["both"] == counted["lm"] + counted["clip"]
+
+
+def _learn(model: nn.Module, images: SplitImages, tokenizer: Tokenizer, steps: int) -> nn.Module:
+    batches = Batches(images, model.batch_spec(), tokenizer, 32, seed=0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    model.train()
+    for step in range(steps):
+        optimiser.zero_grad()
+        model.loss(batches.batch(step)).total.backward()
+        optimiser.step()
+    return model.eval()
+
+
+def test_on_drawings_the_image_decides_what_is_written(tiny_shards, tiny_tokenizer) -> None:
+    vocabulary = {"vocab_size": tiny_tokenizer.vocab_size}
+    torch.manual_seed(0)
+    lm = CausalLmConfig(
+        width=32, layers=1, heads=2, positions=20, max_tokens=12, texts="captions",
+        random_offsets=False,
+    )  # fmt: skip
+    clip = ClipConfig(
+        vision_widths=(16, 32), image_px=32, text_width=32, text_layers=1, embed_width=32,
+        max_tokens=12, truncate=True, **vocabulary,
+    )  # fmt: skip
+    words = load_split(tiny_shards, "train", 0)
+    pictures = load_split(tiny_shards, "train", 32)
+    trained = {
+        "lm": _learn(CausalLm(lm.fitted((), tiny_tokenizer)), words, tiny_tokenizer, 60),
+        "clip": _learn(Clip(clip), pictures, tiny_tokenizer, 80),
+    }
+    parts = {
+        slot: Part(module=module, tokenizer=tiny_tokenizer, origin=STAND_IN)
+        for slot, module in trained.items()
+    }
+    model = Magic(MagicConfig(image_px=32, max_tokens=12), parts).eval()
+    unseen = load_split(tiny_shards, "test", 32)
+    options = {"eos_id": tiny_tokenizer.eos_id, "max_tokens": 8, "top_k": 8}
+
+    def right(beta: float) -> tuple[float, int]:
+        written = magic(model, unseen.pixels_NCHW, beta=beta, **options)
+        texts = [tiny_tokenizer.decode(ids) for ids in written]
+        named = [
+            set(row.sample.label.split()) <= set(text.split())
+            for row, text in zip(unseen.rows, texts, strict=True)
+        ]
+        return sum(named) / len(named), len(set(texts))
+
+    blind, blind_texts = right(0.0)
+    steered, steered_texts = right(0.5)
+    assert (blind <= 0.1, blind_texts) == (True, 1)
+    assert steered >= 0.5
+    assert steered_texts > 7
