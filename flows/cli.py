@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_asking import asking
+
 app = typer.Typer(
     name="diptych",
     no_args_is_help=True,
@@ -200,14 +202,17 @@ def ledger(
 
 
 @app.command()
-def families(debug: Debug = False) -> None:
-    """The model families: what each can do, and how large its presets are."""
+def families(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    debug: Debug = False,
+) -> None:
+    """The model families: paper, what each can do, and how large its presets are."""
     from flows.terminal import command
 
     with command(debug):
         from flows.families import show_families
 
-        show_families()
+        show_families(as_json)
 
 
 @app.command()
@@ -288,6 +293,9 @@ def _check(experiments: list[str], overrides: list[str], debug: bool) -> None:
 
         for experiment in experiments:
             read_experiment(shipped(experiment), overrides)
+
+
+app.add_typer(asking)
 
 
 def _print_version(asked: bool) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 DIGEST = "diptych.checkpoint_digest"
 FOLDER = "diptych.checkpoint_folder"
+PROXIED = "mlflow-artifacts:/"
+"""How the addresses of files begin that a server keeps in a folder of its own."""
 
 
 class VersionMissing(LookupError):
@@ -42,11 +45,29 @@ class VersionDamaged(CheckpointDamaged):
 
 
 class Versions:
-    """The registered models at a tracking address. Raises TrackingUnreachable if nobody answers."""
+    """The registered models at a tracking address.
 
-    def __init__(self, uri: str) -> None:
+    artifacts: the folder a server keeps its files in, to read versions that it stored while it is away.
+    Raises TrackingUnreachable if nobody answers.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None = None) -> None:
         self.uri = uri
+        self._artifacts = artifacts
         self._client = connect(uri)
+
+    def models(self) -> list[str]:
+        """The names of all registered models."""
+        with reaching(self.uri):
+            return sorted(model.name for model in _pages(self._client.search_registered_models))
+
+    def numbers(self, model: str) -> list[int]:
+        """The numbers of a model's versions, oldest first; none for a model nobody registered."""
+        with reaching(self.uri):
+            search = partial(
+                self._client.search_model_versions, filter_string=f"name = {quoted(model)}"
+            )
+            return sorted(int(version.version) for version in _pages(search))
 
     def register(
         self,
@@ -175,7 +196,7 @@ class Versions:
         with reaching(self.uri):
             try:
                 found = download_artifacts(
-                    artifact_uri=f"{version.source}/{inside}".rstrip("/"),
+                    artifact_uri=self._at_home(f"{version.source}/{inside}".rstrip("/")),
                     dst_path=str(folder),
                     tracking_uri=self.uri,
                 )
@@ -184,6 +205,15 @@ class Versions:
                     f"The files of {version.name} version {version.version} are gone ({failure}); register its run again."
                 ) from failure
         return Path(found)
+
+    def _at_home(self, address: str) -> str:
+        """The file behind an address that only a server could answer for, where its folder is known."""
+        if self._artifacts is None or not address.startswith(PROXIED):
+            return address
+        place = (self._artifacts / address.removeprefix(PROXIED).lstrip("/")).resolve()
+        if not place.is_relative_to(self._artifacts.resolve()):
+            raise OSError(f"{address} leads out of {self._artifacts}")
+        return str(place)
 
     def _create(self, run_id: str, model: str, logged: LoggedModel, tags: Mapping[str, str]) -> int:
         from mlflow.exceptions import MlflowException
@@ -237,6 +267,16 @@ class Versions:
         logged = self._client.finalize_logged_model(pending.model_id, "READY")
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, checkpoint.step)])
         return logged
+
+
+def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _require(fetched: Path, digest: str) -> None:
