@@ -30,6 +30,8 @@ class EvaluationPlan:
     """Longest caption, in tokens."""
     prompt: str = ""
     """Words that each caption is to continue; they are no part of what is written."""
+    end: str = ""
+    """Where a caption is cut off, for language models that go on: a comma in a list, a full stop."""
     beams: int | None = None
     """Beam search: texts kept alive. This and the next seven: left out, the decoder's own default."""
     length_penalty: float | None = None
@@ -116,5 +118,6 @@ class EvaluationPlan:
             "decoder": self.decoder,
             "max_tokens": self.max_tokens,
             "prompt": self.prompt,
+            "end": self.end,
             **read_by(DECODERS[self.decoder], vars(self)),
         }

@@ -20,7 +20,7 @@ def write(
     decoding: Mapping[str, Any],
     keys_B: Tensor | None = None,
 ) -> list[str]:
-    """One caption an image, without its prompt.
+    """One caption an image, without its prompt, up to where `end` says that it ends.
 
     decoding: as `EvaluationPlan.decoding` names it. Raises UnknownName for a decoder that there is not, BadOption.
     """
@@ -36,4 +36,6 @@ def write(
         prompts=[ids] * len(pixels_BCHW) if ids else None,
         **read_by(decoder, decoding),
     )
-    return [tokenizer.decode(row) for row in written]
+    texts = [tokenizer.decode(row) for row in written]
+    end = decoding.get("end", "")
+    return [text.partition(end)[0].strip() for text in texts] if end else texts

@@ -24,7 +24,7 @@ READ = {
 @pytest.mark.parametrize("decoder", sorted(DECODERS))
 def test_decoding_names_what_the_decoder_reads_and_nothing_else(decoder):
     named = EvaluationPlan(decoder=decoder).decoding()
-    assert set(named) == {"decoder", "max_tokens", "prompt"} | READ[decoder]
+    assert set(named) == {"decoder", "max_tokens", "prompt", "end"} | READ[decoder]
 
 
 def test_every_option_of_a_decoder_is_a_field_of_the_plan():
@@ -33,7 +33,8 @@ def test_every_option_of_a_decoder_is_a_field_of_the_plan():
 
 def test_what_is_left_out_is_the_decoders_own_default():
     assert EvaluationPlan(decoder="magic").decoding() == {
-        "decoder": "magic", "max_tokens": 20, "prompt": "", "top_k": 45, "alpha": 0.1, "beta": 2.0,
+        "decoder": "magic", "max_tokens": 20, "prompt": "", "end": "", "top_k": 45, "alpha": 0.1,
+        "beta": 2.0,
     }  # fmt: skip
     assert EvaluationPlan(decoder="magic", beta=0.0).decoding()["beta"] == 0.0
 
@@ -92,3 +93,11 @@ def test_a_plans_options_reach_its_decoder(captioner, tiny_tokenizer, options):
     )  # fmt: skip
     found = write(captioner, tiny_tokenizer, pixels, plan.decoding())
     assert found == [tiny_tokenizer.decode(ids) for ids in wanted]
+
+
+def test_a_caption_ends_where_the_plan_says(captioner, tiny_tokenizer):
+    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    whole = write(captioner, tiny_tokenizer, pixels, EvaluationPlan().decoding())
+    end = whole[0].strip()[3]
+    cut = write(captioner, tiny_tokenizer, pixels, EvaluationPlan(end=end).decoding())
+    assert cut == [text.split(end)[0].strip() for text in whole] != whole
