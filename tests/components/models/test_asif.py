@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from components.abilities import Embeds, Indexes, Learns
+from components.catalog import MODELS
 from components.config import ConfigError
 from components.data.batches import SplitImages
 from components.data.text import Tokenizer
@@ -61,7 +62,9 @@ def made(parts, images, tokenizer):
     """`made(k=3)`: built from all pairs, with these settings."""
 
     def make(anchors: SplitImages = images, **settings) -> Asif:
-        config = AsifConfig(**{"image_px": PX, "max_tokens": 16, "k": 5, **settings})
+        config = AsifConfig(
+            **{"image_px": PX, "max_tokens": 16, "text_by": "states", "k": 5, **settings}
+        )
         model = Asif(config, parts)
         model.build(anchors, tokenizer)
         return model
@@ -244,7 +247,10 @@ def test_equal_anchors_are_chosen_alike_in_any_chunks(parts, tokenizer, queries,
     rows = [replace(row, sample=replace(same, id=row.sample.id)) for row in images.rows]
     found = []
     for size in (chunk, COUNT):
-        model = Asif(AsifConfig(image_px=PX, max_tokens=16, k=5, centre=False, chunk=size), parts)
+        model = Asif(
+            AsifConfig(image_px=PX, max_tokens=16, text_by="states", k=5, centre=False, chunk=size),
+            parts,
+        )
         model.build(replace(images, rows=rows), tokenizer)
         found.append(model.describe_texts(*queries[1:]).index_BK)
     assert torch.equal(*found)
@@ -311,7 +317,7 @@ def test_the_anchors_follow_from_the_training_data(images, tokenizer) -> None:
 
 
 def test_an_unbuilt_model_says_that_it_has_no_anchors(parts, queries) -> None:
-    model = Asif(AsifConfig(image_px=PX, max_tokens=16), parts)
+    model = Asif(AsifConfig(image_px=PX, max_tokens=16, text_by="states"), parts)
     with pytest.raises(AnchorsRefused, match=r"build\(\) takes the pairs"):
         model.embed_images(queries[0])
 
@@ -365,6 +371,38 @@ def test_a_config_that_cannot_work_is_refused_with_advice(wrong: dict, advice: s
 
 def test_a_part_that_is_missing_or_cannot_read_is_refused(parts) -> None:
     with pytest.raises(ConfigError, match='needs a part "text"'):
-        Asif(AsifConfig(image_px=PX), {"vision": parts["vision"]})
+        Asif(AsifConfig(image_px=PX, text_by="states"), {"vision": parts["vision"]})
     with pytest.raises(ConfigError, match="is no TextEncoder"):
-        Asif(AsifConfig(image_px=PX), {"vision": parts["vision"], "text": parts["vision"]})
+        Asif(
+            AsifConfig(image_px=PX, text_by="states"),
+            {"vision": parts["vision"], "text": parts["vision"]},
+        )
+
+
+@pytest.mark.parametrize("kind", ["lm", "mlm_text"])
+def test_texts_may_be_read_by_word_vectors_without_their_ends(
+    parts, images, tokenizer, queries, kind
+) -> None:
+    text = random_part_of(kind, tokenizer)
+    model = Asif(AsifConfig(image_px=PX, max_tokens=16), {**parts, "text": text})
+    model.build(images, tokenizer)
+    table = (
+        text.module.bert.words if kind == "mlm_text" else text.module.model.get_input_embeddings()
+    )
+    tokens, lengths = queries[1:]
+    wanted = torch.stack(
+        [table(row[1 : length - 1]).mean(0) for row, length in zip(tokens, lengths, strict=True)]
+    )
+    torch.testing.assert_close(model._read(tokens, lengths), normalize(wanted, dim=1))
+    assert _scores(model, queries).shape == (4, 5)
+
+
+def random_part_of(kind: str, tokenizer: Tokenizer) -> Part:
+    module = MODELS[kind](MODELS[kind].Config.tiny().fitted((), tokenizer)).requires_grad_(False)
+    origin = Origin(kind="random", name=kind)
+    return Part(module=module.eval(), tokenizer=tokenizer, origin=origin)
+
+
+def test_a_text_part_without_known_word_vectors_says_what_to_set(parts) -> None:
+    with pytest.raises(ConfigError, match="text_by: states"):
+        Asif(AsifConfig(image_px=PX), parts)
