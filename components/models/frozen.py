@@ -19,7 +19,7 @@ from components.abilities import LanguageModel, Shots
 from components.config import Config, ConfigError
 from components.data.texts import question_prompt
 from components.decoding.greedy import greedy
-from components.models.backbones import VisionShape, build_vision
+from components.models.backbones import VisionShape, VisionSlot, build_vision, frozen_vision
 from components.models.causal_lm import require_fit
 from components.models.parts import Part, handed
 from components.objectives.language import predicted, token_cross_entropy
@@ -38,8 +38,9 @@ ANSWER_TOKENS = 12
 class FrozenConfig(Config):
     """What turns an image into words for the language model; the defaults are the tiny preset."""
 
-    vision: Literal["conv", "resnet50", "lite0"] = "conv"
-    """Image tower: a small ResNet, a ResNet-50 in place of the paper's NF-ResNet-50, or the frozen pretrained Lite0."""
+    vision: Literal["conv", "resnet50", "lite0", "part"] = "conv"
+    """Image tower: a small ResNet, a ResNet-50 in place of the paper's NF-ResNet-50, the frozen pretrained Lite0, or
+    the tower of the part it is handed, frozen too."""
     image_px: int = 64
     """Side of the square input image, in pixels."""
     vision_widths: tuple[int, ...] = (32, 64, 128, 256)
@@ -60,7 +61,7 @@ class FrozenConfig(Config):
     """Which texts it learns from: a name in `components/data/texts.py`. "questions" is the paper's upper bound."""
     flip: bool = False
     """Train on mirrored images too, with left and right swapped in their texts."""
-    lm: Literal["frozen", "finetuned", "scratch"] = "frozen"
+    language: Literal["frozen", "finetuned", "scratch"] = "frozen"
     """The paper's ablations: the language model learns too, from its weights or from random ones."""
     blind: bool = False
     """The paper's ablation: the mapper is given zeros in place of the image."""
@@ -95,7 +96,7 @@ class Frozen(nn.Module):
     """Learns to show an image to a language model as a prefix, by the caption the model then writes."""
 
     Config: ClassVar[type[FrozenConfig]] = FrozenConfig
-    PARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel}
+    PARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel, "vision": nn.Module}
     TOKENIZER: ClassVar[str | None] = "lm"
 
     def __init__(self, config: FrozenConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
@@ -103,8 +104,7 @@ class Frozen(nn.Module):
         super().__init__()
         self.config = config
         self.lm: Any = _language_model(config, parts)
-        shape = VisionShape(widths=config.vision_widths)
-        self.vision = build_vision(config.vision, config.image_px, shape)
+        self.vision = _vision(config, parts)
         seen = self.vision.map_width * self.vision.map_tokens
         seen = seen if config.features == "map" else self.vision.pooled_width
         self.mapper = nn.Linear(seen, config.prefix_tokens * self.lm.width)
@@ -116,7 +116,7 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """A frozen language model stays in eval mode: it drops nothing."""
         super().train(mode)
-        if self.config.lm == "frozen":
+        if self.config.language == "frozen":
             self.lm.eval()
         return self
 
@@ -130,8 +130,9 @@ class Frozen(nn.Module):
         )
 
     def initialise(self) -> None:
-        """Load the frozen tower's weights, if it has one. Raises PretrainedMissing."""
-        self.vision.initialise()
+        """Load Lite0's weights, where that is the tower; a part came with its own. Raises PretrainedMissing."""
+        if self.config.vision != "part":
+            self.vision.initialise()
 
     def loss(self, batch: Batch) -> Loss:
         """Mean of minus log p of each token that is not given, in nats; an image's own places predict nothing."""
@@ -283,6 +284,13 @@ class Frozen(nn.Module):
         return words_TD
 
 
+def _vision(config: FrozenConfig, parts: Mapping[str, Part]) -> VisionSlot:
+    if config.vision == "part":
+        return frozen_vision(handed(parts, "vision", nn.Module, "Frozen"), config.image_px)
+    shape = VisionShape(widths=config.vision_widths)
+    return build_vision(config.vision, config.image_px, shape)
+
+
 def _language_model(config: FrozenConfig, parts: Mapping[str, Part]) -> nn.Module:
     lm: Any = handed(parts, "lm", LanguageModel, "Frozen")
     if parts["lm"].tokenizer is not None:
@@ -298,8 +306,8 @@ def _language_model(config: FrozenConfig, parts: Mapping[str, Part]) -> nn.Modul
             f"prefix_tokens={config.prefix_tokens} and max_tokens={config.max_tokens} need {needed} positions, and the "
             f"language model has {lm.max_positions}; shorten them, or train one with more `positions`."
         )
-    if config.lm == "frozen":
+    if config.language == "frozen":
         return lm
     # Its own from here on: what learns is no longer the part it was handed.
-    own = deepcopy(lm) if config.lm == "finetuned" else type(lm)(lm.config)
+    own = deepcopy(lm) if config.language == "finetuned" else type(lm)(lm.config)
     return own.train().requires_grad_(True)

@@ -12,6 +12,7 @@ from components.data.text import Tokenizer
 from components.data.texts import question_prompt
 from components.decoding.beam import beam
 from components.decoding.greedy import greedy
+from components.models.backbones import VisionShape, build_vision
 from components.models.causal_lm import CausalLm, CausalLmConfig
 from components.models.frozen import Frozen, FrozenConfig
 from components.models.lm_layouts import LAYOUTS
@@ -326,16 +327,18 @@ def test_it_learns_writes_answers_matches_and_reads_demonstrations(model: Frozen
 # Ablations
 
 
-@pytest.mark.parametrize("lm", ["finetuned", "scratch"])
-def test_where_the_language_model_learns_too_it_is_its_own_and_the_part_stays(lm: str) -> None:
+@pytest.mark.parametrize("language", ["finetuned", "scratch"])
+def test_where_the_language_model_learns_too_it_is_its_own_and_the_part_stays(
+    language: str,
+) -> None:
     parts = _part()
     part = parts["lm"].module
     before = {name: value.clone() for name, value in part.state_dict().items()}
-    model = Frozen(_config(lm=lm), parts)
+    model = Frozen(_config(language=language), parts)
     mine = {p.data_ptr() for p in model.parameters()}
     assert not mine & {p.data_ptr() for p in part.parameters()}
     same = all(torch.equal(value, model.lm.state_dict()[name]) for name, value in before.items())
-    assert same == (lm == "finetuned")
+    assert same == (language == "finetuned")
     _train(model, 2)
     assert model.lm.training
     after = model.lm.state_dict()
@@ -349,6 +352,20 @@ def test_blind_learns_a_prefix_and_no_vision() -> None:
     before = model.mapper.bias.clone()
     _train(model, 2)
     assert not torch.equal(before, model.mapper.bias)
+
+
+def test_a_tower_it_is_handed_stays_as_it_is_and_the_mapper_learns() -> None:
+    tower = build_vision("conv", PX, VisionShape(widths=(8, 16)))
+    origin = Origin(kind="random", name="vision")
+    parts = _part() | {"vision": Part(module=tower, tokenizer=None, origin=origin)}
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    model = Frozen(_config(vision="part"), parts)
+    model.initialise()
+    _train(model, 2)
+    after = model.vision.tower.state_dict()
+    assert all(torch.equal(before[f"tower.{name}"], value) for name, value in after.items())
+    grouped = {id(p) for group in model.param_groups() for p in group["params"]}
+    assert grouped == {id(p) for p in model.mapper.parameters()}
 
 
 # What cannot work
