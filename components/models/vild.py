@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from components.abilities import Detections, Embeds
 from components.config import Config, ConfigError
 from components.models.detection.distilled import Distilled
-from components.models.detection.finder import Finder, Found, Proposals, take
+from components.models.detection.finder import Finder, Found, Proposals, sample_regions, take
 from components.models.detection.nms import best
 from components.models.detection.pyramid import build_backbone
 from components.models.detection.regions import RegionBranch
@@ -254,7 +254,7 @@ class Vild(nn.Module):
         """The best boxes of each image among the classes named, in the way the model was taught."""
         regions = self.embed_regions(pixels_BCHW)
         text_CD = self.embed_names(class_tokens_CT, class_lengths_C)
-        return self._detections(regions, self.scores(regions, text_CD, base_C))
+        return self._best(regions, self.scores(regions, text_CD, base_C))
 
     def detect_by_text(
         self,
@@ -263,10 +263,10 @@ class Vild(nn.Module):
         class_lengths_C: Tensor,
         base_C: Tensor,
     ) -> list[Detections]:
-        """`detect` by the text classifier alone: what distillation is measured against."""
+        """`detect` by the text classifier alone: what the image branch is measured against."""
         regions = self.embed_regions(pixels_BCHW)
         text_CD = self.embed_names(class_tokens_CT, class_lengths_C)
-        return self._detections(regions, self._by_text(regions, text_CD))
+        return self._best(regions, self._by_text(regions, text_CD))
 
     @torch.no_grad()
     def embed_regions(self, pixels_BCHW: Tensor) -> Regions:
@@ -314,20 +314,20 @@ class Vild(nn.Module):
         return detection.ensemble(text_BPC, image_BPC, base_C, self.config.ensemble_weight)
 
     def _by_text(self, regions: Regions, text_CD: Tensor) -> Tensor:
-        all_C = torch.ones(len(text_CD), dtype=torch.bool, device=text_CD.device)
         logits = detection.text_logits(
-            regions.text_BPD, text_CD, self.background, self.config.scale, all_C
+            regions.text_BPD, text_CD, self.background, self.config.scale
         )
         return logits.softmax(dim=-1)[..., 1:]
 
     def _region_losses(self, found: Found, boxes: Boxes) -> dict[str, Tensor]:
         config = self.config
-        boxes_BR4, assigned_BR, real_BR = self._sample_regions(found, boxes)
+        proposals = self.finder.propose(found, **self._proposing)
+        boxes_BR4, assigned_BR, real_BR = sample_regions(proposals, boxes, config.regions)
         hidden = self.branch.hidden(self._read(found, boxes_BR4).flatten(0, 1))
         region_ND = self.branch.embed(hidden)
         text_CD = self.embed_names(boxes.class_tokens_CT, boxes.class_lengths_C)
-        known_C = torch.ones(len(text_CD), dtype=torch.bool, device=text_CD.device)
-        logits = detection.text_logits(region_ND, text_CD, self.background, config.scale, known_C)
+        # All of them base: no other name is in the batch, so none has to be masked.
+        logits = detection.text_logits(region_ND, text_CD, self.background, config.scale)
         class_BR = boxes.classes_BO.gather(1, assigned_BR.clamp(min=0))
         class_BR = torch.where(assigned_BR >= 0, class_BR, detection.BACKGROUND)
         wanted_BR4 = encode(take(boxes.corners_BO4, assigned_BR.clamp(min=0)), boxes_BR4, BOX_CODEC)
@@ -339,21 +339,6 @@ class Vild(nn.Module):
             ),
             "text": detection.text_loss(logits[real_BR.flatten()], class_BR[real_BR]),
         }
-
-    def _sample_regions(self, found: Found, boxes: Boxes) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, R) regions to learn from: boxes, the objects they stand for, and which rows are real."""
-        proposals = self.finder.propose(found, **self._proposing)
-        # The objects themselves too: early proposals find none.
-        boxes_BN4 = torch.cat([proposals.boxes_BP4, boxes.corners_BO4], dim=1)
-        real_BN = torch.cat([proposals.real_BP, boxes.classes_BO >= 0], dim=1)
-        assigned_BN = detection.assign(
-            boxes_BN4, boxes.corners_BO4, boxes.classes_BO >= 0, low=0.5, high=0.5, best=False
-        ).masked_fill(~real_BN, detection.IGNORED)
-        sampled_BN = detection.sample(assigned_BN, self.config.regions, 0.25)
-        chosen_BR = sampled_BN.int().argsort(dim=1, descending=True, stable=True)
-        chosen_BR = chosen_BR[:, : self.config.regions]
-        picked = (each.gather(1, chosen_BR) for each in (assigned_BN, sampled_BN))
-        return take(boxes_BN4, chosen_BR), *picked
 
     def _image_loss(self, found: Found, batch: Batch) -> Tensor:
         if int(self.steps) >= self.config.finder_steps:
@@ -370,7 +355,7 @@ class Vild(nn.Module):
         region_ND = branch(self._read(found, boxes_BM4).flatten(0, 1))
         return detection.image_loss(region_ND, teacher_BMD.flatten(0, 1), real_BM.flatten())
 
-    def _detections(self, regions: Regions, scores_BPC: Tensor) -> list[Detections]:
+    def _best(self, regions: Regions, scores_BPC: Tensor) -> list[Detections]:
         config, made = self.config, []
         for image, real_P in enumerate(regions.proposals.real_BP):
             boxes_P4, scores_PC = regions.boxes_BP4[image, real_P], scores_BPC[image, real_P]

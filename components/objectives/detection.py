@@ -62,15 +62,21 @@ def offset_loss(
 
 
 def text_logits(
-    region_ND: Tensor, text_CD: Tensor, background_D: Tensor, scale: float, known_C: Tensor
+    region_ND: Tensor,
+    text_CD: Tensor,
+    background_D: Tensor,
+    scale: float,
+    known_C: Tensor | None = None,
 ) -> Tensor:
-    """Scaled cosines, (N, 1 + C), the background first; -inf for classes that are not known.
+    """Scaled cosines, (N, 1 + C), the background first; -inf for classes that are not known (all are, if None).
 
     -inf and not 0, which the release multiplies by: a logit of 0 leaves its class in the denominator.
     region_ND, text_CD: rows of length 1. background_D: any length.
     """
     all_D = torch.cat([F.normalize(background_D, dim=-1).unsqueeze(0), text_CD])
     logits = scale * region_ND @ all_D.T
+    if known_C is None:
+        return logits
     allowed = torch.cat([known_C.new_ones(1), known_C])
     return logits.masked_fill(~allowed, -torch.inf)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from components.models.detection.finder import Finder
-from components.models.detection.pyramid import LiteMaps
+from components.models.detection.pyramid import LiteMaps, Maps
 from components.models.detection.teacher import embed_regions
 from components.models.frozen_tower import FeatureCache
 
@@ -65,14 +65,24 @@ class Distilled(nn.Module):
         return boxes_BM5[..., :4], boxes_BM5[..., 4] > 0, embedded_BMD
 
     def _teach(self, teacher: Any, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        # One image at a time: proposals must not depend on who else was in the batch, or a resumed training would not
-        # repeat itself.
-        boxes = [self._propose(pixels_1CHW) for pixels_1CHW in pixels_BCHW.split(1)]
-        boxes_BM5 = torch.cat(boxes)
+        boxes_BM5 = torch.cat([self._propose(maps) for maps in self._maps(pixels_BCHW)])
         embedded_BMD = embed_regions(teacher, pixels_BCHW, boxes_BM5[..., :4], **self._cropping)
         return boxes_BM5, embedded_BMD
 
-    def _propose(self, pixels_1CHW: Tensor) -> Tensor:
-        proposals = self.proposer.propose(self.proposer(pixels_1CHW), **self._proposing)
+    def _maps(self, pixels_BCHW: Tensor) -> list[Maps]:
+        """The backbone's maps of each image, which must not depend on who else was in the batch: a resumed training
+        would not repeat itself."""
+        backbone = self.proposer.backbone
+        if not isinstance(backbone, LiteMaps):
+            return [backbone(pixels_1CHW) for pixels_1CHW in pixels_BCHW.split(1)]
+        # It sees to that itself, and one image alone would cost it as much as a chunk.
+        maps = backbone(pixels_BCHW)
+        return [
+            {level: made[at : at + 1] for level, made in maps.items()}
+            for at in range(len(pixels_BCHW))
+        ]
+
+    def _propose(self, maps: Maps) -> Tensor:
+        proposals = self.proposer.propose(self.proposer.search(maps), **self._proposing)
         real_1P1 = proposals.real_BP.float().unsqueeze(-1)
         return torch.cat([proposals.boxes_BP4, real_1P1], dim=-1)[:, : self._count]

@@ -79,7 +79,11 @@ class Finder(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Found:
         """uint8 images -> what is found in them."""
-        maps = self.pyramid(self.backbone(pixels_BCHW, keys_B))
+        return self.search(self.backbone(pixels_BCHW, keys_B))
+
+    def search(self, backbone_maps: Maps) -> Found:
+        """The backbone's maps -> what is found in them."""
+        maps = self.pyramid(backbone_maps)
         read = [self.read(map_BCHW) for map_BCHW in maps.values()]
         logits = [self.objectness(each).permute(0, 2, 3, 1).flatten(1) for each in read]
         offsets = [
@@ -89,7 +93,7 @@ class Finder(nn.Module):
             maps=maps,
             logits_BN=torch.cat(logits, dim=1),
             offsets_BN4=torch.cat(offsets, dim=1),
-            anchors_N4=torch.cat([anchors(*grid) for grid in self._grids]).to(pixels_BCHW.device),
+            anchors_N4=torch.cat([anchors(*grid) for grid in self._grids]).to(logits[0].device),
         )
 
     def losses(self, found: Found, boxes: Boxes, count: int) -> dict[str, Tensor]:
@@ -135,3 +139,20 @@ class Finder(nn.Module):
 def take(boxes_BN4: Tensor, index_BR: Tensor) -> Tensor:
     """(B, R, 4): the rows of each image that index_BR names."""
     return boxes_BN4.gather(1, index_BR.unsqueeze(-1).expand(-1, -1, boxes_BN4.shape[-1]))
+
+
+def sample_regions(proposals: Proposals, boxes: Boxes, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, R) regions the head learns from, a quarter objects at most: boxes, their objects, and which rows are real.
+
+    The second says the object's index, or that it is background.
+    """
+    # The objects themselves too: early proposals find none.
+    boxes_BN4 = torch.cat([proposals.boxes_BP4, boxes.corners_BO4], dim=1)
+    real_BN = torch.cat([proposals.real_BP, boxes.classes_BO >= 0], dim=1)
+    assigned_BN = detection.assign(
+        boxes_BN4, boxes.corners_BO4, boxes.classes_BO >= 0, low=0.5, high=0.5, best=False
+    ).masked_fill(~real_BN, detection.IGNORED)
+    sampled_BN = detection.sample(assigned_BN, count, 0.25)
+    chosen_BR = sampled_BN.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+    assigned_BR, sampled_BR = (each.gather(1, chosen_BR) for each in (assigned_BN, sampled_BN))
+    return take(boxes_BN4, chosen_BR), assigned_BR, sampled_BR

@@ -107,7 +107,7 @@ def test_unknown_classes_take_no_part_in_the_softmax() -> None:
     known = torch.tensor([True, True, False, True])
     logits = detection.text_logits(region, text, background, 100.0, known)
     assert (logits[:, 3] == -torch.inf).all()
-    few = detection.text_logits(region, text[known], background, 100.0, torch.ones(3).bool())
+    few = detection.text_logits(region, text[known], background, 100.0)
     torch.testing.assert_close(logits.softmax(-1)[:, [0, 1, 2, 4]], few.softmax(-1))
     torch.testing.assert_close(
         logits[:, 0], 100 * F.cosine_similarity(region, background.expand(5, -1))
