@@ -18,6 +18,7 @@ from components.models.asif import Asif
 from components.models.backbones import load_lite0
 from components.models.causal_lm import CausalLm
 from components.models.clip import Clip
+from components.models.clip_folder import read_folder as read_clip_folder
 from components.models.flamingo import Flamingo
 from components.models.frozen import Frozen
 from components.models.lm_folder import read_folder as read_lm_folder
@@ -75,6 +76,7 @@ PACKAGES: Table[Callable[[], Part]] = Table(
 FOLDERS: Table[Callable[[str], Part]] = Table(
     "slot that reads transformers' layout",
     {
+        "clip": read_clip_folder,
         "lm": read_lm_folder,
         "text": minilm.read_folder,
     },
