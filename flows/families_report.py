@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -79,8 +79,8 @@ def made(name: str, seed: int) -> Result:
 def page(results: Sequence[Result]) -> str:
     """The tables as markdown, one an experiment's metric a row: mean ± standard deviation over the seeds."""
     lines = [
-        "| experiment | family | source, split | learns | trained in | metric | model | image-blind | beside it |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| experiment | family | source, split | seeds | learns | trained in | metric | model | image-blind | beside it |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(result.experiment for result in results):
         of_it = [result for result in results if result.experiment == name]
@@ -98,12 +98,19 @@ def main(names: Sequence[str]) -> None:
     for stage in dict.fromkeys(stage for name in here for stage in _stages(name)):
         print(f"stage {stage}", flush=True)
         _checkpoint_of(stage)
+    results: list[Result] = []
     with ProcessPoolExecutor(max_workers=2) as pool:
-        asked = [pool.submit(made, name, seed) for name in here for seed in SEEDS]
-        results = [_told(future.result()) for future in asked]
+        # All with one seed first: a page that was interrupted has a number for each.
+        asked = [pool.submit(made, name, seed) for seed in SEEDS for name in here]
+        for future in as_completed(asked):
+            results.append(_told(future.result()))
+            _write(results, here, missing)
+
+
+def _write(results: Sequence[Result], names: Sequence[str], missing: Sequence[str]) -> None:
+    ordered = sorted(results, key=lambda each: (names.index(each.experiment), each.seed))
     head = PAGE.read_text(encoding="utf-8").partition(MARK)[0] if PAGE.exists() else ""
-    atomic.write_text(PAGE, f"{head}{MARK}\n\n{page(results)}{_left_out(missing)}")
-    print(f"{PAGE}: {len(here)} experiments, {len(SEEDS)} seeds each.")
+    atomic.write_text(PAGE, f"{head}{MARK}\n\n{page(ordered)}{_left_out(missing)}")
 
 
 def _job(name: str, seed: int) -> tuple[Experiment, TrainingJob]:
@@ -164,6 +171,7 @@ def _row(results: Sequence[Result], metric: str) -> str:
         f"`{first.experiment}`",
         first.family,
         f"{first.source}, {first.split} ({first.count})",
+        str(len(results)),
         f"{first.trained / 1e6:.2f} M" if first.trained else "nothing",
         f"{fmean(result.seconds for result in results):.0f} s" if first.trained else "n/a",
         metric,
