@@ -80,6 +80,7 @@ def load_smollm2() -> Part:
     reader = GGUFReader(path)
     with no_init_weights():  # seconds of random numbers that would be overwritten
         lm = CausalLm(CONFIG)
+    lm.model.tie_weights()  # which that leaves out too
     lm.model.load_state_dict(_state(reader))
     return Part(
         module=lm.requires_grad_(False).eval(),
