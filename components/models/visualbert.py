@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from components.abilities import CannotAnswer, TextEncoder
 from components.config import ConfigError
+from components.models.bert_texts import append_mask, two_captions
 from components.models.groups import by_shape
 from components.models.parts import Part
 from components.models.regions import Standardised, region_slot
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from components.data.text import Tokenizer
     from components.records import Row
 
-PAD_ID = 0
 FITS, OTHER = 0, 1
 """Classes of the matching head, numbered as BERT's "is the next sentence": 0 says the caption is of the image."""
 
@@ -147,15 +147,17 @@ class VisualBert(nn.Module):
         )  # fmt: skip
 
     def initialise(self, parts: Mapping[str, Part] = {}) -> None:
-        """Load a frozen tower's weights, and copy those of the BERT "text", if there are such.
+        """Load a frozen tower's weights, and copy those of "text", if there are such: a BERT's, or another VisualBERT's,
+        which then goes on with other tasks.
 
         Raises PretrainedMissing, and ConfigError for a text model that does not fit.
         """
         if self.config.vision != "part":
             self.vision.initialise()
         if "text" in parts:
-            _copy_bert(parts["text"], self.bert)
-            self._regions_like_words()
+            _copy_start(parts["text"], self)
+            if isinstance(parts["text"].module, TextBert):
+                self._regions_like_words()
 
     def loss(self, batch: Batch) -> Loss:
         """Hidden words, matching and, where there are questions, answers, summed; each a part of its own, in nats.
@@ -224,6 +226,11 @@ class VisualBert(nn.Module):
         states_BTD = self.encode(tokens_BT, lengths_B, self.regions(pixels_BCHW, keys_B))
         return self.match_logits(states_BTD).float().softmax(dim=-1)[:, FITS]
 
+    def encode_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """(B, D): the mean of each text's states without an image, not normalised."""
+        states_BTD = self.encode(tokens_BT, lengths_B, None)
+        return (states_BTD * real(tokens_BT, lengths_B)[..., None]).sum(1) / lengths_B[:, None]
+
     def answer(
         self,
         pixels_BCHW: Tensor,
@@ -289,46 +296,21 @@ class VisualBert(nn.Module):
         self.visual_segments.weight.copy_(self.bert.segments.weight)
 
 
-def append_mask(tokens_BT: Tensor, lengths_B: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
-    """Each text with a mask before its `<eos>`, which makes the mask's place `length - 2`; and the new lengths.
+def _copy_start(part: Part, model: VisualBert) -> None:
+    """Copy a TextBert's weights, or all but the tower and the answers of a VisualBERT's.
 
-    >>> append_mask(torch.tensor([[1, 7, 9, 0]]), torch.tensor([3]), mask_id=2)[0].tolist()
-    [[1, 7, 2, 9, 0]]
+    Raises ConfigError, nothing copied, for another model or other sizes.
     """
-    rows_B = torch.arange(len(tokens_BT), device=tokens_BT.device)
-    longer_BT = F.pad(tokens_BT, (0, 1), value=PAD_ID)
-    longer_BT[rows_B, lengths_B] = tokens_BT[rows_B, lengths_B - 1]
-    longer_BT[rows_B, lengths_B - 1] = mask_id
-    return longer_BT, lengths_B + 1
-
-
-def two_captions(
-    first_BT: Tensor, first_lengths_B: Tensor, second_BT: Tensor, second_lengths_B: Tensor, *, sep_id: int
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`<bos> A <sep> B <eos>` of two captions, the segments 0 and 1 (0 up to `<sep>`), and the lengths."""
-    lengths_B = first_lengths_B + second_lengths_B - 1
-    shape = len(lengths_B), int(lengths_B.max())
-    tokens_BT, segments_BT = (
-        torch.full(shape, fill, device=first_BT.device) for fill in (PAD_ID, 0)
-    )
-    for row, (first, second) in enumerate(
-        zip(first_lengths_B.tolist(), second_lengths_B.tolist(), strict=True)
-    ):
-        tokens_BT[row, : first - 1] = first_BT[row, : first - 1]
-        tokens_BT[row, first - 1] = sep_id
-        tokens_BT[row, first : first + second - 1] = second_BT[row, 1:second]
-        segments_BT[row, first : first + second - 1] = 1
-    return tokens_BT, segments_BT, lengths_B
-
-
-def _copy_bert(part: Part, bert: Bert) -> None:
-    """Copy a TextBert's weights. Raises ConfigError, nothing copied, for another model or other sizes."""
     named = f"The text model {part.origin.kind}:{part.origin.name}"
-    if not isinstance(part.module, TextBert):
+    if not isinstance(part.module, TextBert | VisualBert):
         raise ConfigError(
-            f"{named} is a {type(part.module).__name__}; VisualBERT starts from a TextBert."
+            f"{named} is a {type(part.module).__name__}; VisualBERT starts from a TextBert or a VisualBERT."
         )
-    theirs, ours = part.module.bert.state_dict(), bert.state_dict()
+    whole = isinstance(part.module, VisualBert)
+    theirs, ours = (
+        {name: value for name, value in made.state_dict().items() if _is_start(name, whole)}
+        for made in (part.module, model)
+    )
     unlike = [
         f"{name} {tuple(theirs[name].shape) if name in theirs else 'missing'}"
         for name, value in ours.items()
@@ -339,13 +321,15 @@ def _copy_bert(part: Part, bert: Bert) -> None:
             f"{named} does not fit: {unlike[0]} of {len(unlike)} tensors. Give both configs the same width, layers, "
             "heads, positions and vocabulary."
         )
-    if part.module.config.heads != bert_heads(bert):
+    heads = part.module.config.heads, model.config.heads
+    if heads[0] != heads[1]:
         raise ConfigError(
-            f"{named} has {part.module.config.heads} heads, VisualBERT {bert_heads(bert)}; give both the same."
+            f"{named} has {heads[0]} heads, VisualBERT {heads[1]}; give both the same."
         )
-    bert.load_state_dict(theirs)
+    with torch.no_grad():
+        for name, value in ours.items():
+            value.copy_(theirs[name])
 
 
-def bert_heads(bert: Bert) -> int:
-    """Attention heads of a stack."""
-    return bert.blocks[0].attention.heads
+def _is_start(name: str, whole: bool) -> bool:
+    return not name.startswith(("vision.", "answering.")) if whole else name.startswith("bert.")

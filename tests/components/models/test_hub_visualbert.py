@@ -11,6 +11,7 @@ from torch import nn
 from transformers import VisualBertForPreTraining, VisualBertForQuestionAnswering
 
 from components.config import ConfigError
+from components.models.bert_texts import append_mask
 from components.models.hub_layout import HubLayoutRefused
 from components.models.hub_visualbert import (
     ANSWERING,
@@ -18,7 +19,7 @@ from components.models.hub_visualbert import (
     from_pretrained,
     save_pretrained,
 )
-from components.models.visualbert import VisualBert, VisualBertConfig, append_mask
+from components.models.visualbert import VisualBert, VisualBertConfig
 
 TOKENS, LENGTHS = torch.tensor([[1, 7, 8, 9, 39, 0], [1, 10, 39, 0, 0, 0]]), torch.tensor([5, 3])
 OURS = {"vision": "conv", "vision_widths": (8, 16), "image_px": 16, "max_tokens": 10}

@@ -12,6 +12,7 @@ from components.abilities import CannotAnswer
 from components.config import ConfigError
 from components.data.batches import Batches, load_split
 from components.data.text import Tokenizer
+from components.models.bert_texts import append_mask, two_captions
 from components.models.hub_visualbert import ANSWERING, from_pretrained
 from components.models.parts import Origin, Part
 from components.models.regions import Standardised
@@ -21,8 +22,6 @@ from components.models.visualbert import (
     FITS,
     VisualBert,
     VisualBertConfig,
-    append_mask,
-    two_captions,
 )
 from components.objectives.masking import IGNORED
 from components.records import Batch, Question, Row, Sample
@@ -385,6 +384,20 @@ def test_it_starts_from_the_text_berts_weights_and_regions_like_words() -> None:
     assert torch.equal(model.visual_places.weight, text.bert.places.weight)
     assert torch.equal(model.visual_segments.weight, text.bert.segments.weight)
     assert model.visual_places.weight.data_ptr() != model.bert.places.weight.data_ptr()
+
+
+def test_it_goes_on_from_another_visualbert_with_all_but_its_tower_and_answers() -> None:
+    first = _wide(VisualBert(_config(answers=("red", "two"), most_answers=2)))
+    first.standardised.mean.add_(3.0)
+    model = VisualBert(_config(answers=("blue",), most_answers=1))
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    model.initialise({"text": _part(first)})
+    theirs = first.state_dict()
+    for name, value in model.state_dict().items():
+        wanted = own if name.startswith(("vision.", "answering.")) else theirs
+        assert torch.equal(value, wanted[name]), name
+    with pytest.raises(ConfigError, match="standardised"):
+        VisualBert(_config(vision_widths=(8, 24))).initialise({"text": _part(first)})
 
 
 @pytest.mark.parametrize(
