@@ -105,9 +105,10 @@ def _number(versions: Versions, model: str, alias: str | None, number: str | Non
     if alias is None:
         return at or there[-1]
     if at is None:
+        guess = "" if alias == "champion" else nearest(alias, ("champion",))
         raise UnknownVersion(
-            f"{model} has no {_short(alias)}.{nearest(alias, ('champion',))} Its versions: "
-            f"{_listed(model, there)}; `diptych promote {model} {there[-1]}` asks for champion."
+            f"{model} has no {_short(alias)}.{guess} Its versions: {_listed(model, there)}; "
+            f"`diptych promote {model} {there[-1]}` asks for champion."
         )
     return at
 

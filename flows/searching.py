@@ -49,7 +49,7 @@ def search(
         "score": lambda row: f"{row['score']:.3f}",
         "image": lambda row: str(row["id"]),
         "split": lambda row: str(row["split"]),
-        "captions": lambda row: " · ".join(row["captions"]),
+        "captions": lambda row: " · ".join(row["captions"][:2]),
     }
     show(rows, columns, as_json)
 
