@@ -50,7 +50,10 @@ class Distilled(nn.Module):
 
     def fix(self, finder: Finder) -> None:
         """From now on distil the proposals this network makes."""
-        self.proposer.load_state_dict(finder.state_dict())
+        for name, module in finder.named_children():
+            mine = getattr(self.proposer, name)
+            if mine is not module:  # writing to a shared tower would make it forget what it saw
+                mine.load_state_dict(module.state_dict())
 
     @torch.no_grad()
     def of(

@@ -16,6 +16,7 @@ from components.models.parts import Part
 from components.models.vild import BoxesMissing, Vild, VildConfig
 from components.records import Batch
 from components.training.building import random_part
+from components.training.tensors import read_weights, write_weights
 
 
 @pytest.fixture
@@ -283,3 +284,19 @@ def test_the_paper_preset_has_resnet_50_and_a_pyramid_of_the_known_sizes(tiny_to
     assert size(model.branch) == size(model.image_branch)
     assert size(model.branch.layers) > 256 * 49 * 1024
     assert len(model.finder._grids) == 5
+
+
+def test_a_frozen_backbone_is_shared_with_the_fixed_copy_and_saved_once(
+    build, batch: Batch, tmp_path
+) -> None:
+    model = build(vision="lite0")
+    assert model.distilled.proposer.backbone is model.finder.backbone
+    model.distilled.fix(model.finder)
+    write_weights(tmp_path / "weights.safetensors", model)
+    towers = sum(value.nbytes for value in model.finder.backbone.state_dict().values())
+    assert towers < (tmp_path / "weights.safetensors").stat().st_size < 1.9 * towers
+    other = build(seed=3, vision="lite0")
+    read_weights(tmp_path / "weights.safetensors", other)
+    assert other.distilled.proposer.backbone is other.finder.backbone
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
