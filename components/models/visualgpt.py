@@ -22,7 +22,7 @@ from components.models.parts import Part
 from components.models.prompts import Prompts, given, positions, readable
 from components.models.regions import region_slot
 from components.models.virtex import TextTooLong, Written
-from components.objectives.language import token_cross_entropy
+from components.objectives.language import predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ class VisualGpt(nn.Module):
         hidden_BTD = self.read_texts(
             self._levels(batch.pixels_BCHW, batch.keys_B), tokens_BT[:, :-1]
         )
-        learnt_BT = _learnt(tokens_BT, batch.prompts_B, batch.lengths_B)
+        learnt_BT = predicted(batch.lengths_B, batch.prompts_B, tokens_BT.shape[1])
         words = token_cross_entropy(
             self._logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT]
         )
@@ -275,7 +275,7 @@ class VisualGpt(nn.Module):
         hidden_BTD = self.read_texts(self._levels(pixels_BCHW, keys_B), tokens_BT[:, :-1])
         log_p_BTV = F.log_softmax(self._logits(hidden_BTD).float(), dim=-1)
         said_BT = log_p_BTV.gather(2, tokens_BT[:, 1:, None])[..., 0]
-        real_BT = _learnt(tokens_BT, torch.ones_like(lengths_B), lengths_B)
+        real_BT = predicted(lengths_B, torch.ones_like(lengths_B), tokens_BT.shape[1])
         return (said_BT * real_BT).sum(1) / real_BT.sum(1)
 
     def prefill(
@@ -358,12 +358,6 @@ class VisualGpt(nn.Module):
         hidden_NTD = self.ln_f(x_NTD)
         written = Written(state.images, tuple(kept), state.padding_N)
         return written, self._logits(hidden_NTD[:, -1]), hidden_NTD
-
-
-def _learnt(tokens_BT: Tensor, prompts_B: Tensor, lengths_B: Tensor) -> Tensor:
-    """Which of the tokens after the first are to be predicted: bool (B, T - 1)."""
-    place_T = torch.arange(1, tokens_BT.shape[1], device=tokens_BT.device)
-    return (place_T >= prompts_B[:, None]) & (place_T < lengths_B[:, None])
 
 
 def _is_language(name: str) -> bool:
