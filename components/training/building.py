@@ -11,6 +11,7 @@ from torch import nn
 from components.catalog import FOLDERS, MODELS, PACKAGES, STAND_INS
 from components.config import Config, ConfigError
 from components.data.text import Tokenizer
+from components.models.hub_snapshot import snapshot
 from components.models.parts import Origin, Part
 
 
@@ -47,7 +48,8 @@ def find_part(slot: str, origin: Origin) -> Part:
     if origin.kind == "package":
         part = PACKAGES[origin.name]()
     else:
-        part = FOLDERS[slot](origin.name)
+        folder = snapshot(origin.name) if origin.kind == "hub" else origin.name
+        part = FOLDERS[slot](str(folder))
     if origin.digest and part.origin.digest != origin.digest:
         raise ConfigError(
             f"{origin.kind}:{origin.name} holds weights {part.origin.digest[:12]}, and the model was made with "
