@@ -79,6 +79,7 @@ FOLDERS: Table[Callable[[str], Part]] = Table(
         "clip": read_clip_folder,
         "lm": read_lm_folder,
         "text": minilm.read_folder,
+        "vision": read_clip_folder,
     },
 )
 """What reads a local folder, or a name on the Hub, for each slot."""

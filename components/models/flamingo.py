@@ -54,6 +54,8 @@ class FlamingoConfig(Config):
     resampler_layers: int = 2
     frames: int = 1
     """Most frames of one image (a video); each has a time embedding."""
+    places: bool = True
+    """A learned vector for each position of the tower's map; the paper leaves places to the tower."""
     every: int = 1
     """A gated layer stands before each LM block whose number, from 1, is a multiple of this (the paper's m)."""
     heads: int = 4
@@ -62,7 +64,7 @@ class FlamingoConfig(Config):
     """Attention heads of the gated layers."""
     head_width: int = 32
     """Width of one head, everywhere."""
-    gate_lr_scale: float = 10.0
+    gate_lr_scale: float = 15.0
     """Learning rate of the gates over that of the rest. While they are shut nothing behind them learns; the paper has 1
     and half a million steps."""
     activation: Activation = "relu2"
@@ -80,7 +82,7 @@ class FlamingoConfig(Config):
         """open_flamingo's sizes, for a CLIP ViT and an LM of some hundred million parameters; every fourth block."""
         return cls(
             image_px=224, max_tokens=64, latents=64, resampler_layers=6, every=4, heads=8,
-            gated_heads=8, head_width=64, gate_lr_scale=1.0, activation="gelu",
+            gated_heads=8, head_width=64, places=False, gate_lr_scale=1.0, activation="gelu",
             images_per_document=5,
         )  # fmt: skip
 
@@ -89,7 +91,7 @@ class FlamingoConfig(Config):
         """Flamingo-3B's: beside Chinchilla 1.4B (24 blocks, width 2048) and NFNet-F6 (map width 1536), every block."""
         return cls(
             image_px=320, max_tokens=64, latents=64, resampler_layers=6, frames=8, every=1,
-            heads=16, gated_heads=16, head_width=128, gate_lr_scale=1.0, images_per_document=5,
+            heads=16, gated_heads=16, head_width=128, places=False, gate_lr_scale=1.0, images_per_document=5,
         )  # fmt: skip
 
 
@@ -136,7 +138,7 @@ class Flamingo(nn.Module):
         self.resampler = Resampler(
             self.vision.map_width, latents=config.latents, layers=config.resampler_layers,
             frames=config.frames, heads=config.heads, head_width=config.head_width,
-            activation=config.activation,
+            activation=config.activation, places=self.vision.map_tokens if config.places else 0,
         )  # fmt: skip
         self.gated = nn.ModuleList(
             GatedCrossAttention(

@@ -31,10 +31,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu2": SquaredRelu, "gelu": nn.GELU
 
 
 def matrix(inward: int, outward: int) -> nn.Linear:
-    """Without bias, of variance 1 / inward, the default where the paper was written (Haiku).
+    """Attention's: without bias, of variance 1 / inward, the default where the paper was written (Haiku).
 
-    PyTorch's default is a third of that: attention is then nearly even and the gates stay shut, at tiny sizes for
-    hundreds of steps.
+    PyTorch's is a third of that: attention is then nearly even, and at tiny sizes the gates stay shut for hundreds of
+    steps. The two layers behind it keep PyTorch's: squared ReLUs of Haiku's size shake a tiny model.
     """
     made = nn.Linear(inward, outward, bias=False)
     nn.init.normal_(made.weight, std=inward**-0.5)
@@ -45,9 +45,9 @@ def two_layers(width: int, activation: Activation) -> nn.Sequential:
     """LayerNorm, then two matrices with four times the width between."""
     return nn.Sequential(
         nn.LayerNorm(width),
-        matrix(width, 4 * width),
+        nn.Linear(width, 4 * width, bias=False),
         ACTIVATIONS[activation](),
-        matrix(4 * width, width),
+        nn.Linear(4 * width, width, bias=False),
     )
 
 
@@ -115,10 +115,13 @@ class Resampler(nn.Module):
         heads: int,
         head_width: int,
         activation: Activation,
+        places: int = 0,
     ) -> None:
+        """places: positions of a map that each get a learned vector; 0 leaves them to the tower, as the paper does."""
         super().__init__()
         self.latents = nn.Parameter(torch.randn(latents, width))
         self.times = nn.Parameter(torch.randn(frames, width))
+        self.places = nn.Parameter(0.5 * torch.randn(places, width)) if places else None
         self.layers = nn.ModuleList(
             ResamplerLayer(width, heads, head_width, activation) for _ in range(layers)
         )
@@ -132,6 +135,8 @@ class Resampler(nn.Module):
                 f"{frames} frames, and the resampler has time embeddings for {len(self.times)}; "
                 "raise `frames` in the family's config, or give fewer."
             )
+        if self.places is not None:
+            map_BFPD = map_BFPD + self.places
         image_BND = (map_BFPD + self.times[:frames, None]).flatten(1, 2)
         latents_BRD = self.latents.expand(len(image_BND), -1, -1)
         for layer in self.layers:
