@@ -56,8 +56,9 @@ class EvaluationPlan:
     """Seed of the shuffle that makes the image-blind control."""
     questions: int = 1000
     """Most questions an answering family is asked; more are drawn by `blind_seed`."""
-    match_lists: int = 4
-    """Lists of 32 images and texts whose pairs a matching family scores, 1,024 passes each; 0 leaves them out."""
+    match_lists: int | None = None
+    """Lists of 32 images and texts whose pairs a matching family scores, 1,024 passes each; 0 leaves them out. Not said,
+    it is 4, and 0 for a family that writes captions: a pass of a large language model for each pair is dear."""
     shots: tuple[int, ...] = (0, 1, 4)
     """Demonstrations in front of a query, for families that learn in context."""
     episodes: int = 64
