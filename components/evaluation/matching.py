@@ -12,12 +12,13 @@ from statistics import fmean, median
 import torch
 from torch import Tensor
 
+from components.abilities import Captions
 from components.data.batches import SplitImages
 from components.evaluation.subject import Subject
 from components.metrics.matching import balanced_accuracy, list_recall
 
-LIST = 32
-"""Images, and as many texts, of one list."""
+LIST, LISTS = 32, 4
+"""Images, and as many texts, of one list; and how many lists, where the plan does not say."""
 RANKS = (1, 5)
 WRONG_SHIFT, BLIND_SHIFT = 1, 2
 """Places round the list that wrong texts, and the blind control's images, are taken from."""
@@ -30,10 +31,13 @@ def matching(subject: Subject) -> dict[str, float]:
     """`match_image_to_text_r1`, `…_r5`, the other way, and `match_accuracy`, with chance and the blind control.
 
     The accuracy's threshold is the median score of as many right and wrong pairs of the training split, so that
-    probabilities and log-likelihoods are treated alike. Nothing where the plan asks for no lists, or where images that
-    are described differently are too few for one of 3.
+    probabilities and log-likelihoods are treated alike. Nothing where the plan asks for no lists, which for captioners is
+    the default, or where images that are described differently are too few for one of 3.
     """
-    lists = _lists(subject.images, subject.plan.match_lists, subject.plan.blind_seed)
+    count = subject.plan.match_lists
+    if count is None:
+        count = 0 if isinstance(subject.model, Captions) else LISTS
+    lists = _lists(subject.images, count, subject.plan.blind_seed)
     known = _lists(subject.train, 2, subject.plan.blind_seed)
     if not lists or not known:
         return {}

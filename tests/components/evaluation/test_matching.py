@@ -103,6 +103,14 @@ def test_every_pair_of_a_list_is_scored_once_and_both_ways_read_it(splits, tiny_
     assert subject.model.passes == 14**2 + 14**2
 
 
+def test_a_captioner_ranks_pairs_only_where_the_plan_says_so(splits, tiny_tokenizer) -> None:
+    for lists, passes in ((None, 0), (1, 2 * 14**2)):
+        subject = _subject(splits, tiny_tokenizer, EvaluationPlan(match_lists=lists))
+        subject.model.prefill = subject.model.step = lambda *_: None
+        assert bool(matching(subject)) == bool(passes)
+        assert subject.model.passes == passes
+
+
 def test_without_lists_or_images_described_differently_the_number_is_not_there(
     splits, tiny_tokenizer
 ) -> None:
