@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from components.evaluation.controls import shuffled
+from components.evaluation.matching import LIST, lists_asked
 from components.evaluation.subject import Subject
 from components.metrics.classification import top_k_accuracy
 
 MOST_PAIRS = 8192
-"""Forward passes of one measurement: with many labels fewer images are asked."""
-LIST = 32
-"""Images for each of the plan's `match_lists`."""
+"""Forward passes of one measurement: with many labels fewer images are asked; at most LIST for each of the plan's lists."""
 
 
 def labelling(subject: Subject) -> dict[str, float]:
@@ -26,7 +25,7 @@ def labelling(subject: Subject) -> dict[str, float]:
     """
     rows, plan = subject.images.rows, subject.plan
     labels = subject.concepts or {row.sample.concept: row.sample.label for row in rows}
-    count = min(len(rows), LIST * plan.match_lists, MOST_PAIRS // max(len(labels), 1))
+    count = min(len(rows), LIST * lists_asked(subject), MOST_PAIRS // max(len(labels), 1))
     if count < 2 or len(labels) < 2:
         return {}
     number = {concept: index for index, concept in enumerate(labels)}

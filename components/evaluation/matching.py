@@ -34,10 +34,7 @@ def matching(subject: Subject) -> dict[str, float]:
     probabilities and log-likelihoods are treated alike. Nothing where the plan asks for no lists, which for captioners is
     the default, or where images that are described differently are too few for one of 3.
     """
-    count = subject.plan.match_lists
-    if count is None:
-        count = 0 if isinstance(subject.model, Captions) else LISTS
-    lists = _lists(subject.images, count, subject.plan.blind_seed)
+    lists = _lists(subject.images, lists_asked(subject), subject.plan.blind_seed)
     known = _lists(subject.train, 2, subject.plan.blind_seed)
     if not lists or not known:
         return {}
@@ -48,6 +45,13 @@ def matching(subject: Subject) -> dict[str, float]:
     values = _measured(scores, threshold)
     values |= {f"image_blind/{name}": value for name, value in _measured(blind, threshold).items()}
     return values | _chance([len(chosen) for chosen in lists])
+
+
+def lists_asked(subject: Subject) -> int:
+    """How many lists the plan asks for; where it does not say, 4, and none of a family that writes captions."""
+    if subject.plan.match_lists is not None:
+        return subject.plan.match_lists
+    return 0 if isinstance(subject.model, Captions) else LISTS
 
 
 def _lists(images: SplitImages, count: int, seed: int) -> list[Chosen]:
