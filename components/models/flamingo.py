@@ -45,7 +45,7 @@ class FlamingoConfig(Config):
     """Which texts it learns from: a name in `components/data/texts.py`."""
     flip: bool = False
     """Train on mirrored images too, with left and right swapped in their captions."""
-    images_per_document: int = 3
+    images_per_document: int = 2
     """Rows of a batch that make one document; 1 trains on pairs alone."""
     ahead: float = 0.5
     """Share of documents of several images whose texts stand before their images and see the next one, in [0, 1]."""

@@ -298,6 +298,24 @@ def test_the_resampler_knows_frames_by_their_time_and_refuses_more_than_it_has()
         resampler(torch.randn(1, 3, 4, 8))
 
 
+def test_places_of_a_map_are_told_apart_only_where_they_are_learnt() -> None:
+    torch.manual_seed(0)
+    image = torch.randn(1, 1, 4, 8)
+    for places in (0, 4):
+        resampler = Resampler(
+            8,
+            latents=5,
+            layers=1,
+            frames=1,
+            heads=2,
+            head_width=4,
+            activation="gelu",
+            places=places,
+        )
+        moved = resampler(image[:, :, [1, 0, 3, 2]])
+        assert torch.allclose(resampler(image), moved, atol=1e-6) == (places == 0)
+
+
 def test_keys_and_values_of_the_resampler_include_the_latents() -> None:
     torch.manual_seed(0)
     resampler = Resampler(
