@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from components.records import BatchSpec
 
 if TYPE_CHECKING:
     from components.data.text import Tokenizer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +58,15 @@ class MagicConfig(Config):
 
 @dataclass(frozen=True)
 class Steered:
-    """What the language model read, what it has written, and the images it is to be steered to; a row a text."""
+    """What the language model read, what it has written, and the images it is to be steered to; a row a text.
+
+    Before the images part them, texts are the same: the language model reads each distinct one once.
+    """
 
     read: Any
-    """The language model's cache."""
+    """The language model's cache; a row a distinct text."""
+    place_N: Tensor
+    """int64: the row of the cache that each text has."""
     images_ND: Tensor
     """Of length 1."""
     words: tuple[tuple[int, ...], ...]
@@ -67,15 +74,13 @@ class Steered:
 
     def repeat(self, times: int) -> Steered:
         """Each row `times` times, side by side."""
-        words = tuple(row for row in self.words for _ in range(times))
-        return Steered(
-            self.read.repeat(times), self.images_ND.repeat_interleave(times, dim=0), words
-        )
+        rows = torch.arange(len(self.place_N), device=self.place_N.device)
+        return self.reorder(rows.repeat_interleave(times))
 
     def reorder(self, index_N: Tensor) -> Steered:
         """Row i becomes what row index_N[i] was."""
         words = tuple(self.words[row] for row in index_N.tolist())
-        return Steered(self.read.reorder(index_N), self.images_ND[index_N], words)
+        return Steered(self.read, self.place_N[index_N], self.images_ND[index_N], words)
 
 
 class Magic(nn.Module):
@@ -120,21 +125,30 @@ class Magic(nn.Module):
     ) -> tuple[Steered, Tensor, Tensor]:
         """Embed the images, read `<bos>` and the prompts: (state, logits_BV of the first word, hidden_BTD)."""
         images_BD = self.clip.embed_images(pixels_BCHW, keys_B)
+        prompts = [()] * len(images_BD) if prompts is None else prompts
+        _refuse_unpaired(prompts, len(images_BD))
+        distinct, place_B = _distinct([tuple(prompt) for prompt in prompts], images_BD.device)
         start = given(
-            prompts, len(images_BD), bos_id=self.lm.bos_id, pad_id=self.lm.pad_id,
+            distinct, len(distinct), bos_id=self.lm.bos_id, pad_id=self.lm.pad_id,
             device=images_BD.device,
         )  # fmt: skip
-        hidden_BTD, read = self.lm.run(self.lm.embed(start.tokens_BT), mask_BT=start.real_BT)
-        state = Steered(read, images_BD, ((),) * len(images_BD))
-        return state, self.lm.logits(hidden_BTD[:, -1]), start.hide_padding(hidden_BTD)
+        hidden_UTD, read = self.lm.run(self.lm.embed(start.tokens_BT), mask_BT=start.real_BT)
+        state = Steered(read, place_B, images_BD, ((),) * len(images_BD))
+        logits_UV = self.lm.logits(hidden_UTD[:, -1])
+        return state, logits_UV[place_B], start.hide_padding(hidden_UTD)[place_B]
 
     def step(self, state: Steered, tokens_N: Tensor) -> tuple[Steered, Tensor, Tensor]:
         """Append one token to every row: (state, logits_NV of the next, hidden_ND)."""
-        hidden_N1D, read = self.lm.run(self.lm.embed(tokens_N[:, None]), past=state.read)
-        new = zip(state.words, tokens_N.tolist(), strict=True)
-        words = tuple((*row, token) for row, token in new)
-        hidden_ND = hidden_N1D[:, 0]
-        return Steered(read, state.images_ND, words), self.lm.logits(hidden_ND), hidden_ND
+        longer = list(zip(state.place_N.tolist(), tokens_N.tolist(), strict=True))
+        distinct, place_N = _distinct(longer, tokens_N.device)
+        source_U, tokens_U = torch.tensor(distinct, device=tokens_N.device).unbind(1)
+        hidden_U1D, read = self.lm.run(
+            self.lm.embed(tokens_U[:, None]), past=state.read.reorder(source_U)
+        )
+        hidden_UD = hidden_U1D[:, 0]
+        words = tuple((*row, token) for row, (_, token) in zip(state.words, longer, strict=True))
+        state = Steered(read, place_N, state.images_ND, words)
+        return state, self.lm.logits(hidden_UD)[place_N], hidden_UD[place_N]
 
     def steer(self, state: Steered, candidates_BK: Tensor) -> Tensor:
         """(B, K): cosine of each row's image with its text so far and the candidate, times the CLIP's own scale."""
@@ -144,11 +158,9 @@ class Magic(nn.Module):
             for token in tokens
         ]
         # Rows start alike, and many candidates are bytes or specials that add nothing: each text is embedded once.
-        place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        texts_UD = self._embed_texts(list(place))
-        which_BK = torch.tensor([place[text] for text in texts]).view(candidates_BK.shape)
-        cosine_BU = state.images_ND @ texts_UD.mT
-        return self.clip.cosine_scale() * cosine_BU.gather(1, which_BK.to(cosine_BU.device))
+        distinct, place_N = _distinct(texts, candidates_BK.device)
+        cosine_BU = state.images_ND @ self._embed_texts(distinct).mT
+        return self.clip.cosine_scale() * cosine_BU.gather(1, place_N.view(candidates_BK.shape))
 
     def _shown(self, words: Sequence[int]) -> str:
         return self._words.decode(words[-self.config.clip_words :])
@@ -165,6 +177,17 @@ class Magic(nn.Module):
         tokens_BT = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_id)
         embedded: Tensor = self.clip.embed_texts(tokens_BT.to(device), lengths_B)
         return embedded
+
+
+def _distinct(things: Sequence[T], device: torch.device) -> tuple[list[T], Tensor]:
+    """Each thing once, and where each of them stands among those."""
+    place = {thing: number for number, thing in enumerate(dict.fromkeys(things))}
+    return list(place), torch.tensor([place[thing] for thing in things], device=device)
+
+
+def _refuse_unpaired(prompts: Sequence[Sequence[int]], images: int) -> None:
+    if len(prompts) != images:
+        raise ValueError(f"{len(prompts)} prompts for {images} images; give each image one.")
 
 
 def _tokenizer(parts: Mapping[str, Part], slot: str) -> Tokenizer:

@@ -142,6 +142,24 @@ def test_a_prompt_is_continued_and_its_states_count_but_the_clip_never_reads_it(
     assert magic(model, images, **options) != wanted
 
 
+def test_texts_that_are_the_same_are_read_once(model: Magic, monkeypatch) -> None:
+    rows: list[int] = []
+    real = model.lm.run
+    monkeypatch.setattr(
+        model.lm, "run", lambda inputs, **more: (rows.append(len(inputs)), real(inputs, **more))[1]
+    )
+    with torch.no_grad():
+        state, _, _ = model.prefill(_images(4), prompts=[[20], [20], [21], [20]])
+        state, _, _ = model.step(state.repeat(2), torch.tensor([30, 31] * 4))
+        model.step(state.reorder(torch.tensor([0, 2, 5, 7])), torch.tensor([40, 40, 40, 41]))
+    assert rows == [2, 4, 3]
+
+
+def test_one_prompt_an_image_is_asked_for(model: Magic) -> None:
+    with pytest.raises(ValueError, match="2 prompts for 3 images"):
+        model.prefill(_images(3), prompts=[[20], [21]])
+
+
 def test_without_beta_it_is_contrastive_search_and_without_alpha_greedy(
     model: Magic, end: int
 ) -> None:
