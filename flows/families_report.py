@@ -45,8 +45,10 @@ class Result:
     count: int
     trained: int
     """Parameters that learn."""
-    seconds: float
-    """That the training loop took, on one thread."""
+    training: str
+    """Steps times pairs of a step."""
+    cpu_s: float
+    """What training took of one core; wall time would tell how busy the machine was."""
 
 
 def made(name: str, seed: int) -> Result:
@@ -69,7 +71,8 @@ def made(name: str, seed: int) -> Result:
             values=dict(report.values),
             count=report.count,
             trained=sum(each.numel() for each in model.parameters() if each.requires_grad),
-            seconds=_loop_s(job),
+            training=f"{job.plan.steps} × {job.plan.batch_size}" if job.learns else "",
+            cpu_s=_cpu_s(job),
         )
         atomic.write_json(kept, asdict(found))
     read = json.loads(kept.read_text(encoding="utf-8"))
@@ -79,8 +82,8 @@ def made(name: str, seed: int) -> Result:
 def page(results: Sequence[Result]) -> str:
     """The tables as markdown, one an experiment's metric a row: mean ± standard deviation over the seeds."""
     lines = [
-        "| experiment | family | source, split | seeds | learns | trained in | metric | model | image-blind | beside it |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| experiment | family | source, split | seeds | learns | steps × pairs | CPU-s | metric | model | image-blind | beside it |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(result.experiment for result in results):
         of_it = [result for result in results if result.experiment == name]
@@ -152,12 +155,9 @@ def _has_data(name: str) -> bool:
     return True
 
 
-def _loop_s(job: TrainingJob) -> float:
-    seconds, before = 0.0, 0
-    for line in progress.read(job.progress) if job.learns else ():
-        seconds += (line.step - before) * job.plan.batch_size / line.values["samples_per_s"]
-        before = line.step
-    return seconds
+def _cpu_s(job: TrainingJob) -> float:
+    lines = progress.read(job.progress) if job.learns else ()
+    return sum(line.values.get("cpu_s", 0.0) for line in lines)
 
 
 def _row(results: Sequence[Result], metric: str) -> str:
@@ -173,7 +173,10 @@ def _row(results: Sequence[Result], metric: str) -> str:
         f"{first.source}, {first.split} ({first.count})",
         str(len(results)),
         f"{first.trained / 1e6:.2f} M" if first.trained else "nothing",
-        f"{fmean(result.seconds for result in results):.0f} s" if first.trained else "n/a",
+        first.training or "n/a",
+        f"{fmean(spent):.0f}"
+        if (spent := [each.cpu_s for each in results if each.cpu_s])
+        else "n/a",
         metric,
         f"**{_spread(results, metric)}**",
         _spread(results, f"image_blind/{metric}"),
@@ -192,7 +195,7 @@ def _spread(results: Sequence[Result], name: str) -> str:
 
 def _told(result: Result) -> Result:
     shown = ", ".join(f"{metric} {result.values[metric]:.3f}" for metric in result.metrics)
-    print(f"{result.experiment} seed {result.seed}: {shown} ({result.seconds:.0f} s)", flush=True)
+    print(f"{result.experiment} seed {result.seed}: {shown} ({result.cpu_s:.0f} CPU-s)", flush=True)
     return result
 
 

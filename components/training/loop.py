@@ -79,7 +79,8 @@ def fit(
 
     loss: what to call for the loss; `LossOf(model)` unless it is wrapped for several workers.
     on_step: called with the number of finished steps and their last values, every `report_every` steps and at the
-        end: `loss`, `loss/<part>`, `lr`, `grad_norm` (before clipping), `samples_per_s`, `memory_mb` (peak).
+        end: `loss`, `loss/<part>`, `lr`, `grad_norm` (before clipping), `samples_per_s`, `cpu_s` (this process's, since the
+        last report), `memory_mb` (peak).
     on_checkpoint: called with the number of finished steps, after `on_step`, so that no checkpoint is ahead of the
         progress that was reported.
 
@@ -136,21 +137,22 @@ def _floats(values: Mapping[str, Tensor | float]) -> dict[str, float]:
 
 
 class _Meter:
-    """Speed since the last reading, and the process's peak memory."""
+    """Speed and CPU time since the last reading, and the process's peak memory."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._steps = 0
-        self._since_s = time.monotonic()
+        self._since_s, self._cpu_since_s = time.monotonic(), time.process_time()
 
     def count(self) -> None:
         self._steps += 1
 
     def read(self) -> dict[str, float]:
-        now_s = time.monotonic()
+        now_s, cpu_now_s = time.monotonic(), time.process_time()
         rate = self._steps * self._batch_size / max(now_s - self._since_s, 1e-9)
-        self._steps, self._since_s = 0, now_s
-        return {"samples_per_s": rate, "memory_mb": _peak_memory_mb()}
+        spent_s = cpu_now_s - self._cpu_since_s
+        self._steps, self._since_s, self._cpu_since_s = 0, now_s, cpu_now_s
+        return {"samples_per_s": rate, "cpu_s": spent_s, "memory_mb": _peak_memory_mb()}
 
 
 def _peak_memory_mb() -> float:
