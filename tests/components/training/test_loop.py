@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from components.catalog import FAMILIES
+from components.abilities import Learns
+from components.catalog import MODELS
 from components.data.batches import Batches, load_split
 from components.records import Batch, Loss
 from components.training import tensors
 from components.training.loop import LossNotFinite, fit, step_seed
 from components.training.optimiser import adamw
 from components.training.plan import TrainingPlan
+
+LEARNING = sorted(name for name, family in MODELS.items() if issubclass(family, Learns))
 
 
 class Line(nn.Module):
@@ -92,7 +95,8 @@ def test_a_report_names_loss_parts_rate_norm_speed_and_memory():
         on_step=lambda *report: reports.append(report),
     )
     _, values = reports[0]
-    names = {"loss", "loss/error", "loss/target", "lr", "grad_norm", "samples_per_s", "memory_mb"}
+    names = {"loss", "loss/error", "loss/target", "lr", "grad_norm", "samples_per_s", "cpu_s"}
+    names |= {"memory_mb"}
     assert values.keys() == names
     assert values["loss/target"] == 3, "the values are those of step 3, the fourth"
     assert values["memory_mb"] > 10
@@ -150,18 +154,17 @@ def test_what_a_step_draws_depends_on_seed_step_and_rank_alone():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", LEARNING)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_training_that_stopped_and_went_on_equals_one_that_did_not(
-    name, precision, tiny_shards, tiny_tokenizer, tmp_path
+    name, precision, tiny_shards, tiny_tokenizer, build_tiny, tmp_path
 ):
     plan = TrainingPlan(
         steps=6, batch_size=8, warmup_steps=1, checkpoint_every=3, precision=precision
     )
 
     def start():
-        torch.manual_seed(0)
-        model = small(name, tiny_tokenizer.vocab_size)
+        model = build_tiny(name)
         return model, adamw(model, plan)
 
     model, optimiser = start()
@@ -185,11 +188,12 @@ def test_a_training_that_stopped_and_went_on_equals_one_that_did_not(
         assert torch.equal(one, other), key
 
 
-def test_a_step_restored_without_its_optimiser_would_differ(tiny_shards, tiny_tokenizer, tmp_path):
+def test_a_step_restored_without_its_optimiser_would_differ(
+    tiny_shards, tiny_tokenizer, build_tiny, tmp_path
+):
     # The control of the test above: it is not equal by having nothing to remember.
     plan = TrainingPlan(steps=4, batch_size=8, warmup_steps=1)
-    torch.manual_seed(0)
-    model = small("virtex", tiny_tokenizer.vocab_size)
+    model = build_tiny("virtex")
     images = load_split(tiny_shards, "train", model.batch_spec().image_px)
     batches = Batches(images, model.batch_spec(), tiny_tokenizer, plan.batch_size, plan.seed)
     fit(
@@ -199,22 +203,7 @@ def test_a_step_restored_without_its_optimiser_would_differ(tiny_shards, tiny_to
         optimiser=adamw(model, plan),
         on_checkpoint=lambda step: step == 2 and tensors.write_weights(tmp_path / "weights", model),
     )
-    forgetful = small("virtex", tiny_tokenizer.vocab_size)
+    forgetful = build_tiny("virtex")
     tensors.read_weights(tmp_path / "weights", forgetful)
     fit(forgetful, batches, plan, optimiser=adamw(forgetful, plan), start_step=2)
     assert not torch.equal(model.output.weight, forgetful.output.weight)
-
-
-def small(name: str, vocab_size: int) -> nn.Module:
-    """A family of 32 px that takes a step in milliseconds; VirTex drops out."""
-    widths = (8, 16, 32)
-    narrow = {
-        "clip": {"text_width": 32, "text_layers": 1, "vision_heads": 2, "embed_width": 16},
-        "virtex": {"width": 32, "heads": 2, "dropout": 0.2},
-    }
-    family = FAMILIES[name]
-    return family(
-        family.Config(
-            image_px=32, vision_widths=widths, vocab_size=vocab_size, **narrow.get(name, {})
-        )
-    )
