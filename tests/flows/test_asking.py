@@ -108,7 +108,9 @@ def test_a_version_is_its_number_its_alias_or_the_newest_where_there_is_no_champ
     settings = Settings.read()
     assert choose(CLIP, settings).title == f"{CLIP} version 2"
     assert choose(f"{CLIP}/1", settings).title == f"{CLIP} version 1"
-    with pytest.raises(UnknownVersion, match=f'no "champion". Its.*{CLIP}/1, {CLIP}/2.*diptych promote'):
+    with pytest.raises(
+        UnknownVersion, match=f'no "champion". Its.*{CLIP}/1, {CLIP}/2.*diptych promote'
+    ):
         choose(f"{CLIP}@champion", settings)
     versions = Versions(f"sqlite:///{home}/mlflow.db")
     versions.point(CLIP, "champion", 1)

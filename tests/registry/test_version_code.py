@@ -20,7 +20,6 @@ from components.training.plan import TrainingPlan
 from registry import version_files
 from registry.version_code import Version
 
-
 _ANSWERING = {"most_answers": 8}
 """Settings without which a family that answers has learnt no answers."""
 

@@ -25,7 +25,9 @@ def job_for(name: str, shards, folder, *, steps: int, lr: float = 1e-3, **settin
     return TrainingJob(
         family=name,
         config=replace(family.Config.tiny(), **settings).to_dict(),
-        plan=TrainingPlan(steps=steps, batch_size=28, lr=lr, warmup_steps=steps // 10, vocab_size=400),
+        plan=TrainingPlan(
+            steps=steps, batch_size=28, lr=lr, warmup_steps=steps // 10, vocab_size=400
+        ),
         shards=shards.path,
         folder=folder,
         parts={slot: Origin(kind="random", name="") for slot in known},
