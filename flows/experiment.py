@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from components.abilities import Captions
+from components.abilities import Captions, Steers
 from components.catalog import MODELS, SOURCES, STAGES
 from components.config import Config, ConfigError
 from components.evaluation.measure import measurable
@@ -220,12 +220,24 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
             check_rules(experiment.gate, measurable(family))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    longest, asked = getattr(experiment.model, "max_tokens", 0), experiment.evaluation.max_tokens
-    if issubclass(family, Captions) and asked > longest:
-        raise ConfigError(
-            f"{path}: evaluation.max_tokens is {asked}; the model writes at most model.max_tokens, which is {longest}."
-        )
+    if issubclass(family, Captions):
+        _refuse_decoding(family, experiment, path)
     return experiment
+
+
+def _refuse_decoding(family: type, experiment: Experiment, path: Path) -> None:
+    longest, plan = getattr(experiment.model, "max_tokens", 0), experiment.evaluation
+    if plan.max_tokens > longest:
+        raise ConfigError(
+            f"{path}: evaluation.max_tokens is {plan.max_tokens}; the model writes at most model.max_tokens, which is "
+            f"{longest}."
+        )
+    if issubclass(family, Steers) != (plan.decoder == "magic"):
+        raise ConfigError(
+            f"{path}: evaluation.decoder is {plan.decoder}. A family that steers sees its images through the decoder "
+            f"magic alone, and no other family is asked by it; {experiment.family} "
+            + ("needs it." if issubclass(family, Steers) else "takes any other.")
+        )
 
 
 def _validate(record: type, values: Mapping[str, Any], where: str) -> Any:

@@ -115,3 +115,18 @@ def test_a_run_is_named_by_settings_data_and_attempt(written):
     }
     assert len(keys) == 4
     assert run_key(one, "data", 0) in keys
+
+
+@pytest.mark.parametrize(("name", "decoder"), [("magic_tiny", "greedy"), ("virtex_tiny", "magic")])
+def test_a_family_that_steers_and_the_decoder_magic_need_each_other(name, decoder):
+    with pytest.raises(ConfigError, match=f"evaluation.decoder is {decoder}"):
+        read_experiment(
+            name,
+            [
+                f"evaluation.decoder={decoder}",
+                "evaluation.top_k=null",
+                "evaluation.alpha=null",
+                "evaluation.beta=null",
+                "evaluation.beams=null",
+            ],
+        )
