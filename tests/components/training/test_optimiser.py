@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from components.catalog import FAMILIES
+from components.abilities import Learns
+from components.catalog import MODELS
 from components.training.optimiser import ParameterGroupsWrong, adamw, lr_at, set_lr
 from components.training.plan import TrainingPlan
 
@@ -101,9 +102,10 @@ def test_a_parameter_named_twice_or_frozen_is_refused():
         adamw(model, TrainingPlan())
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_every_family_names_each_trainable_parameter_once(name):
-    family = FAMILIES[name]
-    model = family(family.Config.tiny())
+@pytest.mark.parametrize(
+    "name", sorted(name for name in MODELS if issubclass(MODELS[name], Learns))
+)
+def test_all_that_learns_names_each_trainable_parameter_once(name, build_tiny):
+    model = build_tiny(name)
     grouped = sum(len(group["params"]) for group in adamw(model, TrainingPlan()).param_groups)
     assert grouped == sum(parameter.requires_grad for parameter in model.parameters())
