@@ -82,8 +82,8 @@ def made(name: str, seed: int) -> Result:
 def page(results: Sequence[Result]) -> str:
     """The tables as markdown, one an experiment's metric a row: mean ± standard deviation over the seeds."""
     lines = [
-        "| experiment | family | source, split | seeds | learns | steps × pairs | CPU-s | metric | model | image-blind | beside it |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| experiment | family | source, split | seeds | learns | steps × pairs | CPU-s | metric | model | image-blind | gap | beside it |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(result.experiment for result in results):
         of_it = [result for result in results if result.experiment == name]
@@ -180,9 +180,16 @@ def _row(results: Sequence[Result], metric: str) -> str:
         metric,
         f"**{_spread(results, metric)}**",
         _spread(results, f"image_blind/{metric}"),
+        _gap(results, metric),
         "; ".join(beside) or "n/a",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _gap(results: Sequence[Result], metric: str) -> str:
+    blind = f"image_blind/{metric}"
+    gaps = [each.values[metric] - each.values[blind] for each in results if blind in each.values]
+    return f"{fmean(gaps):+.3f}" if gaps else "n/a"
 
 
 def _spread(results: Sequence[Result], name: str) -> str:

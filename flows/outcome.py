@@ -115,8 +115,20 @@ def rows(report: Report, champion: Report | None = None) -> list[dict[str, str]]
         if champion is not None:
             row["champion"] = _number(champion.values, metric)
         row |= {column: _number(report.values, f"{column}/{metric}") for column in measured}
+        row["gap to image_blind"] = _gap(report.values, metric)
         table.append(row)
     return table
+
+
+def _gap(values: Mapping[str, float], metric: str) -> str:
+    """What looking at the image is worth: the model less the same model on shuffled images."""
+    blind = f"image_blind/{metric}"
+    return f"{values[metric] - values[blind]:+.3f}" if blind in values else "n/a"
+
+
+def _not_measured(report: Report) -> str:
+    missing = [metric for metric in METRICS if metric not in report.values]
+    return f"n/a for this model or this data: {', '.join(missing)}." if missing else ""
 
 
 def markdown(outcome: Outcome) -> str:
@@ -144,6 +156,7 @@ def report_markdown(title: str, report: Report) -> str:
 def _measured(report: Report, champion: Report | None = None) -> list[str]:
     return [
         _markdown_table(rows(report, champion)),
+        _not_measured(report),
         f"{report.count} images of the {report.split} split of shards `{report.shards_digest[:12]}`, "
         f"checkpoint `{report.checkpoint_digest[:12]}`.",
     ]
