@@ -126,6 +126,7 @@ def test_every_flow_is_deployed_and_the_night_has_its_hour(platform: Settings) -
         "evaluate-model",
         "promote-model",
         "rollback-model",
+        "train-stage",
         "refresh-dataset",
     }
     (hour,) = found["nightly-retrain"]["schedules"]
