@@ -42,6 +42,11 @@ class Chosen:
     def plan(self, decoder: str | None = None, max_tokens: int | None = None) -> EvaluationPlan:
         """How it writes and names unless told otherwise: the evaluation's defaults, within its longest text."""
         usual = "magic" if isinstance(self.model, Steers) else "beam"
+        if (usual == "magic") != ((decoder or usual) == "magic"):
+            raise CannotDo(
+                f"{self.title} cannot write by {decoder}: the decoder magic is for families that steer, and these have "
+                f"no other. Leave --decoder out."
+            )
         longest = self.model.batch_spec().max_tokens - 1
         return EvaluationPlan(
             decoder=decoder or usual, max_tokens=min(max_tokens or 20, max(2, longest))

@@ -85,11 +85,17 @@ def train(experiment: ExperimentArgument, override: Overrides = None, debug: Deb
     _check([experiment], override or [], debug)
     with platform(debug) as settings:
         from components.catalog import STAGES
+        from components.config import ConfigError
         from flows.experiment import read_experiment
         from flows.train_model import train_model
         from flows.train_stage import train_stage
 
         if read_experiment(experiment).family in STAGES:
+            if override:
+                raise ConfigError(
+                    f"{experiment} is a stage, and others name it by its file: change the file, or copy it to another "
+                    "name."
+                )
             digest = train_stage(experiment, launcher(settings))
             say(
                 f"{experiment} is ready for `parts: {{slot: stage:{experiment}}}`; checkpoint {digest[:12]}."

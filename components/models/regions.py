@@ -48,9 +48,12 @@ class Standardised(nn.Module):
 
     @property
     def deviation(self) -> Tensor:
-        """(D,) what each channel is divided by; 1 before anything was seen."""
-        variance_D = self.square - self.mean**2
-        return variance_D.clamp(min=1e-6).sqrt()
+        """(D,) what each channel is divided by; 1 before anything was seen.
+
+        Never less than a tenth of the usual: a channel that was silent so far would drown all others once it speaks.
+        """
+        deviation_D = (self.square - self.mean**2).clamp(min=0).sqrt()
+        return deviation_D.clamp(min=max(0.1 * float(deviation_D.median()), 1e-3))
 
     @torch.no_grad()
     def _look(self, regions_ND: Tensor) -> None:

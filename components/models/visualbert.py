@@ -332,4 +332,6 @@ def _copy_start(part: Part, model: VisualBert) -> None:
 
 
 def _is_start(name: str, whole: bool) -> bool:
-    return not name.startswith(("vision.", "answering.")) if whole else name.startswith("bert.")
+    # Statistics of regions belong to the tower they were looked at with.
+    own = ("vision.", "answering.", "standardised.")
+    return not name.startswith(own) if whole else name.startswith("bert.")

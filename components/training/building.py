@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,23 +40,25 @@ def starts(family: type) -> Mapping[str, type]:
     return found
 
 
-def find_part(slot: str, origin: Origin) -> Part:
+def find_part(slot: str, origin: Origin, *, fetch: bool = True) -> Part:
     """A part that is kept outside of checkpoints: in a package, a folder or on the Hub.
 
+    fetch: whether a Hub name may be fetched; a checkpoint that is read may only use what is here.
     Raises ConfigError for weights that are not those the origin names by digest, PretrainedMissing for a package that
     is not installed.
     """
     if origin.kind == "package":
         part = PACKAGES[origin.name]()
     else:
-        folder = snapshot(origin.name) if origin.kind == "hub" else origin.name
+        folder = snapshot(origin.name, fetch=fetch) if origin.kind == "hub" else origin.name
         part = FOLDERS[slot](str(folder))
     if origin.digest and part.origin.digest != origin.digest:
         raise ConfigError(
             f"{origin.kind}:{origin.name} holds weights {part.origin.digest[:12]}, and the model was made with "
             f"{origin.digest[:12]}; bring those back, or train the model anew."
         )
-    return part
+    # As it was asked for: where this machine keeps a Hub's folder is no part of what a part is.
+    return replace(part, origin=replace(origin, digest=part.origin.digest))
 
 
 def random_part(slot: str, tokenizer: Tokenizer) -> Part:

@@ -39,11 +39,11 @@ from components.models.parts import Part
 from components.records import Checkpoint
 from components.table import UnknownName
 from components.training import marker, tensors
-from components.training.building import build, find_part
+from components.training.building import build, find_part, slots
 from components.training.marker import CheckpointDamaged, CheckpointMissing
 
 __all__ = ["CheckpointDamaged", "CheckpointMissing", "Origin", "latest", "load_model"]
-__all__ += ["load_part", "load_tokenizer", "place", "restore", "save", "sweep", "verify"]
+__all__ += ["load_part", "load_tokenizer", "pinned", "place", "restore", "save", "sweep", "verify"]
 
 WEIGHTS, CONFIG, TOKENIZER = "weights.safetensors", "config.json", "tokenizer.json"
 STATE, STEP = "state.safetensors", "state.json"
@@ -144,6 +144,12 @@ def load_part(path: Path, origin: PartOrigin) -> Part:
         problem = f"it is {checkpoint.digest[:12]}, asked for is {origin.digest[:12]}"
         raise CheckpointDamaged(path / marker.MARKER, problem)
     return Part(module=model.requires_grad_(False), tokenizer=tokenizer, origin=origin)
+
+
+def pinned(path: Path) -> dict[str, str]:
+    """The digest of each part a verified checkpoint was made with, by slot."""
+    about = _read_json(path / CONFIG)
+    return {slot: part["digest"] for slot, part in about.get("parts", {}).items()}
 
 
 def restore(path: Path, model: nn.Module, optimiser: AdamW) -> int:
@@ -271,23 +277,30 @@ def _retire(path: Path) -> None:
 def _read_model(path: Path) -> nn.Module:
     about = _read_json(path / CONFIG)
     try:
-        config = MODELS[about["family"]].Config(**about["config"])
-        parts = {
-            slot: _read_part(path, slot, PartOrigin(**saved))
-            for slot, saved in about.get("parts", {}).items()
-        }
+        family = MODELS[about["family"]]
+        config = family.Config(**about["config"])
+        origins = {slot: PartOrigin(**saved) for slot, saved in about.get("parts", {}).items()}
+        if unknown := sorted(origins.keys() - slots(family).keys()):
+            raise ValueError(f"{about['family']} has no slot {', '.join(unknown)}")
+    except (UnknownName, KeyError, TypeError, ValueError) as error:
+        raise _unbuildable(path, error) from error
+    # A part that is gone from this machine is no damage of the checkpoint, and says itself what brings it back.
+    parts = {slot: _read_part(path, slot, origin) for slot, origin in origins.items()}
+    try:
         model = build(about["family"], config, parts)
-    except (UnknownName, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointDamaged):
-            raise
-        raise CheckpointDamaged(path / CONFIG, f"this code cannot build it: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise _unbuildable(path, error) from error
     tensors.read_weights(path / WEIGHTS, model)
     return model
 
 
+def _unbuildable(path: Path, error: Exception) -> CheckpointDamaged:
+    return CheckpointDamaged(path / CONFIG, f"this code cannot build it: {error}")
+
+
 def _read_part(path: Path, slot: str, origin: PartOrigin) -> Part:
     if origin.kind not in _KEPT_INSIDE:
-        return find_part(slot, origin)
+        return find_part(slot, origin, fetch=False)
     inside = path / PARTS / slot
     tokenizer = Tokenizer.load(inside / TOKENIZER) if (inside / TOKENIZER).exists() else None
     return Part(module=_read_model(inside), tokenizer=tokenizer, origin=origin)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,10 +185,12 @@ def _parts(
     job: TrainingJob, rows: Sequence[Row], resumed: Checkpoint | None
 ) -> tuple[dict[str, Part], Tokenizer]:
     """What the slots are handed, and the tokenizer: that of the slot the family reads with, else one of its own."""
+    # What a training began with it goes on with: a folder or a Hub name may hold other weights by now.
+    began = checkpoint.pinned(resumed.path) if resumed else {}
     found = {
         slot: checkpoint.load_part(Path(origin.path), origin)
         if origin.kind == "stage"
-        else find_part(slot, origin)
+        else find_part(slot, replace(origin, digest=began.get(slot, origin.digest)))
         for slot, origin in job.parts.items()
         if origin.kind != "random"
     }

@@ -256,3 +256,8 @@ def test_the_installed_command_ends_as_the_function_does(home):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("diptych: No experiment")
+
+
+def test_an_override_of_a_stage_is_refused_and_not_dropped(home):
+    result = diptych("train", "lm_shapes_l0", "-o", "training.steps=900")
+    assert_refused(result, "lm_shapes_l0 is a stage", "change the file")

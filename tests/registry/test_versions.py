@@ -128,11 +128,11 @@ def test_a_model_name_that_could_change_the_search_is_refused(versions):
 
 
 def test_a_version_holds_no_pickle_and_says_outright_what_it_needs(versions, registered):
-    model, number, checkpoint = registered("clip")
+    model, number, _ = registered("clip")
     files = [path for path in artifacts_of(versions, model, number).rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".py", ".json", ".safetensors", ".yaml", ".txt", ""}
     needs = next(path for path in files if path.name == "requirements.txt").read_text().splitlines()
-    assert needs == requirements(checkpoint)
+    assert needs == requirements()
     assert not any("+" in need for need in needs)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from components.data.batches import load_split
+from components.decoding import revision
 from components.decoding.revision import code_revision
 from components.evaluation import captioning as captioning_module
 from components.evaluation.captioning import (
@@ -105,8 +108,13 @@ def test_mended_decoding_code_is_another_key(tmp_path, monkeypatch):
         path=tmp_path, digest="d", family="virtex", step=1, seed=0, shards_digest="s"
     )
     before = captions_key(checkpoint, "s", "test", EvaluationPlan())
-    (tmp_path / "beam.py").write_text("mended = True\n")
-    monkeypatch.setattr("components.decoding.revision.__file__", str(tmp_path / "revision.py"))
+    mended = tmp_path / "components"
+    shutil.copytree(
+        Path(revision.__file__).parents[1], mended, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    with (mended / "models" / "magic.py").open("a") as file:
+        file.write("# mended\n")
+    monkeypatch.setattr(revision, "__file__", str(mended / "decoding" / "revision.py"))
     code_revision.cache_clear()
     try:
         assert captions_key(checkpoint, "s", "test", EvaluationPlan()) != before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from components.catalog import MODELS
 from components.config import ConfigError
 from components.models.parts import Origin, Part, handed
 from components.table import UnknownName
-from components.training import building, checkpoint
+from components.training import building, checkpoint, marker
 from components.training.checkpoint import CheckpointDamaged, load_model
 from components.training.folder import JobChanged
 from components.training.job import TrainingJob, run_job
@@ -170,3 +171,40 @@ def test_a_part_that_cannot_do_what_the_slot_asks_is_refused(build_tiny, tiny_to
 def test_a_package_nobody_knows_is_refused_with_the_nearest():
     with pytest.raises(UnknownName, match="package"):
         building.find_part("lm", Origin(kind="package", name="smolm2"))
+
+
+def test_a_part_from_outside_keeps_the_name_it_was_asked_by(
+    monkeypatch, build_tiny, tiny_tokenizer
+):
+    asked = Origin(kind="hub", name="somebody/clip")
+    here = Part(
+        module=build_tiny("clip"),
+        tokenizer=tiny_tokenizer,
+        origin=Origin(kind="folder", name="/somewhere/in/a/cache", digest="d" * 64),
+    )
+    monkeypatch.setattr(building, "snapshot", lambda name, fetch: name)
+    monkeypatch.setitem(building.FOLDERS._entries, "clip", lambda name: here)
+    assert building.find_part("clip", asked).origin == replace(asked, digest="d" * 64)
+    with pytest.raises(ConfigError, match="the model was made with eeeeeeeeeeee"):
+        building.find_part("clip", replace(asked, digest="e" * 64))
+
+
+def test_a_checkpoint_with_a_slot_its_family_has_not_is_refused_before_any_path_is_made(
+    parts, tiny_shards, tmp_path
+):
+    made = run_job(job_for("flamingo", tiny_shards, tmp_path, parts))
+    file = made.path / "config.json"
+    about = json.loads(file.read_text())
+    about["parts"]["../../x"] = about["parts"].pop("lm")
+    file.write_text(json.dumps(about))
+    content, _ = marker.read(made.path)
+    held = {key: value for key, value in content.items() if key != "files"}
+    marker.write(made.path, held, list(content["files"]))
+    with pytest.raises(CheckpointDamaged, match=r"flamingo has no slot \.\./\.\./x"):
+        load_model(made.path)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "auto_map"])
+def test_a_setting_that_would_choose_code_is_refused(key, build_tiny):
+    with pytest.raises(ConfigError, match="choose code"):
+        build_tiny("lm", settings={key: "somebody/kernel"})
