@@ -398,7 +398,7 @@ def test_it_goes_on_from_another_visualbert_with_all_but_its_tower_its_statistic
     for name, value in model.state_dict().items():
         wanted = own if name.startswith(("vision.", "answering.", "standardised.")) else theirs
         assert torch.equal(value, wanted[name]), name
-    with pytest.raises(ConfigError, match="inward.weight"):
+    with pytest.raises(ConfigError, match=r"inward\.weight"):
         VisualBert(_config(vision_widths=(8, 24))).initialise({"text": _part(first)})
 
 
