@@ -93,15 +93,16 @@ def _one_of(words: Iterable[str]) -> str:
     return "(?:" + "|".join(re.escape(word).replace("'", Q) for word in words) + ")"
 
 
-# Pieces the alternatives are made of; `++` and `*+` never give back, so no text makes a piece try twice.
+# Pieces the alternatives are made of; `++`, `*+` and `(?>…)` never give back, so no text makes a piece try twice. Groups
+# are `(?>(?:…)+)` and not `(?:…)++`: before 3.11.5 Python kept half an iteration of the latter (gh-106052).
 Q = "['’]"
 L = f"[{_characters(_is_letter)}]"
 W = f"[{_characters(lambda character: _is_letter(character) or character.isdecimal())}]"
-PART = rf"(?:[dlnoDLNO]{Q})?+{W}++(?:_{W}++)*+"
-SLASHABLE = r"[A-Za-z0-9]++(?:-[A-Za-z]++)*+"
+PART = rf"(?>(?:[dlnoDLNO]{Q})?){W}++(?>(?:_{W}++)*)"
+SLASHABLE = r"[A-Za-z0-9]++(?>(?:-[A-Za-z]++)*)"
 BLANK = r"[\s\x00-\x1f\x7f\ud800-\udfff\U00010000-\U0010ffff]++"
-INITIALS = rf"(?:[A-Za-z]\.)++(?!{L})"
-ACRONYM = rf"(?:[A-Za-z]\.){{2,}}+(?!{L})"
+INITIALS = rf"(?>(?:[A-Za-z]\.)+)(?!{L})"
+ACRONYM = rf"(?>(?:[A-Za-z]\.){{2,}})(?!{L})"
 CLITIC = rf"{Q}(?i:s|m|d|re|ve|ll)(?!{L})"
 NOT = r"(?i:n['’`‘‛]t)"
 HALF = "|".join(rf"(?i:{one})(?=(?i:{two})(?!{W}|{Q}{L}))" for one, two in MERGED.items())
@@ -124,26 +125,26 @@ ALTERNATIVES = (
     r"--+|\.\.\.|''",
     r"&(?:lt|gt);|&\#\d++;",
     r"</?[A-Za-z!?][^<>]*+>",
-    rf"(?i:https?://)[A-Za-z0-9]++(?:[.-][A-Za-z0-9]++)++(?:[:/?#](?:{REST}{END})?)?",
+    rf"(?i:https?://)[A-Za-z0-9]++(?>(?:[.-][A-Za-z0-9]++)+)(?:[:/?#](?:{REST}{END})?)?",
     rf"(?:[A-Za-z0-9]++\.){{1,8}}(?i:com|net|org|edu)/{REST}(?<!/){END}",
     r"<?[A-Za-z0-9][\w.+-]{0,63}(?<!\.)@[A-Za-z0-9][^\s<>\"(){}|]*(?<!\.)>?",
     r"[<>]?[:;=][-o*']?[DdPpO()\[\]{|@\\](?=[^A-Za-z0-9])|\^_\^|-_-|=_=",
     rf"(?:\(\d{{2,3}}\){GAP}?|(?:\d{{2,4}}{GAP})?\d{{2,4}}{GAP})\d{{3,4}}{GAP}?\d{{3,5}}",
     rf"\d{{1,4}}{GAP}\d{{1,4}}/\d{{1,4}}",
     rf"{SLASHABLE}(?:/{SLASHABLE}){{1,2}}",
-    rf"{PART}(?:[.,]++{W}++){{0,8}}[.,]*+(?:[-\u2010\u2011](?:{ACRONYM}|{PART}))++{STOP}",
-    r"[A-Z]++(?:&[A-Z]++)++|[A-Z]{1,3}\$|[Cc]\+\+|[CcFf]\#",
+    rf"{PART}(?:[.,]++{W}++){{0,8}}[.,]*+(?>(?:[-\u2010\u2011](?:{ACRONYM}|{PART}))+){STOP}",
+    r"[A-Z]++(?>(?:&[A-Z]++)+)|[A-Z]{1,3}\$|[Cc]\+\+|[CcFf]\#",
     rf"[A-Za-z](?=\.\s++(?:{_one_of(OPENERS)}\s|</?[A-Za-z]))|{INITIALS}|(?i:ph\.d\.)",
     rf"(?i:{_one_of(ABBREVIATIONS)})\.(?!{L})|(?i:{_one_of(NUMBERED)})\.(?=[ \xa0]?\d)",
     rf"(?:{_one_of(map(str.title, STATES))}|{_one_of(map(str.upper, STATES))})\.(?!{L})",
-    rf"{L}{W}*+(?:[.!?]{L}{W}*+)++",
-    r"[+-]?\d*+(?:[.,:]\d++)++|[+-]\d++",
+    rf"{L}{W}*+(?>(?:[.!?]{L}{W}*+)+)",
+    r"[+-]?\d*+(?>(?:[.,:]\d++)+)|[+-]\d++",
     rf"(?i:{_one_of(WITH_APOSTROPHE)})(?!{L})|{Q}n(?:{Q}|(?!\S))|{Q}\d\d(?:s|(?!\S))|{CLITIC}|'[tT](?=(?i:is|was)(?:{NOT})?(?!{L}))",
     rf"[dlnoDLNO]{Q}{L}{L}{W}*+|[djlDJL](?!{CLITIC}){Q}|[yY](?!{CLITIC}){Q}(?={L})",
     rf"{L}+?(?={NOT})|{NOT}{L}*+",
     rf"{L}{L}++(?<=[aeiouyAEIOUY]){Q}[aeiouAEIOU]{L}*+",
     HALF,
-    rf"{W}++(?:_{W}++)*+(?<!\d){STOP}|{W}++(?:_{W}++)*+",
+    rf"{W}++(?>(?:_{W}++)*)(?<!\d){STOP}|{W}++(?>(?:_{W}++)*)",
     rf"#{L}++|@[A-Za-z_][A-Za-z0-9_]*+",
     r"[!?]{2,}+|\*++|\#++|@++|_++|>>?|<<?",
     SYMBOL,
