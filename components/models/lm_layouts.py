@@ -15,7 +15,7 @@ from torch import nn
 
 from components.config import ConfigError
 
-_UNSAFE = re.compile(r"^_|implementation|auto_map|quantization|remote|kernel")
+_UNSAFE = re.compile(r"implementation|auto_map|quantization|remote|kernel")
 """Names of settings by which `transformers` would choose, or fetch, other code."""
 
 SPECIAL_IDS = ("bos", "eos", "pad")
