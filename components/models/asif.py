@@ -21,7 +21,7 @@ from components.config import Config, ConfigError
 from components.data.batches import SplitImages
 from components.data.text import Tokenizer
 from components.models.backbones import frozen_vision
-from components.models.parts import Part, handed
+from components.models.parts import NO_PARTS, Part, handed
 from components.models.relative import Relative, largest, unit
 from components.records import BatchSpec, Row
 
@@ -102,7 +102,7 @@ class Asif(nn.Module):
     PARTS: ClassVar[Mapping[str, type]] = {"vision": nn.Module, "text": TextEncoder}
     TOKENIZER: ClassVar[str | None] = "text"
 
-    def __init__(self, config: AsifConfig, parts: Mapping[str, Part] = {}) -> None:
+    def __init__(self, config: AsifConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
         super().__init__()
         self.config = config
         self.vision = frozen_vision(handed(parts, "vision", nn.Module, "asif"), config.image_px)

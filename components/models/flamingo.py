@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -22,15 +21,13 @@ from components.decoding.greedy import greedy
 from components.models.backbones import frozen_vision
 from components.models.blocks import KeysValues
 from components.models.interleave import NO_LABEL, Documents, Marks, demonstrations, interleave
-from components.models.parts import Part, handed
+from components.models.parts import NO_PARTS, Part, handed
 from components.models.resampler import Activation, GatedCrossAttention, Resampler, looking
 from components.objectives.language import token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
 if TYPE_CHECKING:
     from components.data.text import Tokenizer
-
-NO_PARTS: Mapping[str, Part] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)

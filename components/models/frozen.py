@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -21,7 +20,7 @@ from components.data.texts import question_prompt
 from components.decoding.greedy import greedy
 from components.models.backbones import VisionShape, VisionSlot, build_vision, frozen_vision
 from components.models.causal_lm import require_fit
-from components.models.parts import Part, handed
+from components.models.parts import NO_PARTS, Part, handed
 from components.objectives.language import predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from components.data.text import Tokenizer
     from components.records import Row
 
-NO_PARTS: Mapping[str, Part] = MappingProxyType({})
 ANSWER_TOKENS = 12
 """Longest answer that is written."""
 

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from components.abilities import Contrasts, LanguageModel
 from components.config import Config, ConfigError
 from components.models.causal_lm import require_fit
-from components.models.parts import Part, handed
+from components.models.parts import NO_PARTS, Part, handed
 from components.models.prompts import Prompts, given
 from components.records import BatchSpec
 
@@ -90,7 +90,7 @@ class Magic(nn.Module):
     PARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel, "clip": Contrasts}
     TOKENIZER: ClassVar[str | None] = "lm"
 
-    def __init__(self, config: MagicConfig, parts: Mapping[str, Part] = {}) -> None:
+    def __init__(self, config: MagicConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
         """Raises ConfigError for parts that are missing, cannot do what is asked, or do not fit the settings."""
         super().__init__()
         self.config = config

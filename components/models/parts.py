@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -38,6 +39,10 @@ class Part:
     module: nn.Module
     tokenizer: Tokenizer | None
     origin: Origin
+
+
+NO_PARTS: Mapping[str, Part] = MappingProxyType({})
+"""What a family is handed where nobody hands it anything."""
 
 
 def handed(parts: Mapping[str, Part], slot: str, ability: type, family: str) -> Any:

@@ -23,7 +23,7 @@ from components.models.detection.nms import best
 from components.models.detection.pyramid import build_backbone
 from components.models.detection.regions import RegionBranch
 from components.models.detection.roi_align import roi_align_pyramid
-from components.models.parts import Part, handed
+from components.models.parts import NO_PARTS, Part, handed
 from components.objectives import detection
 from components.objectives.boxes import clip, decode, encode
 from components.records import Batch, BatchSpec, Boxes, Loss
@@ -164,7 +164,7 @@ class Vild(nn.Module):
     PARTS: ClassVar[Mapping[str, type]] = {"clip": Embeds}
     TOKENIZER: ClassVar[str | None] = "clip"
 
-    def __init__(self, config: VildConfig, parts: Mapping[str, Part] = {}) -> None:
+    def __init__(self, config: VildConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
         super().__init__()
         self.config = config
         self.clip = handed(parts, "clip", Embeds, "ViLD")
@@ -195,7 +195,7 @@ class Vild(nn.Module):
         config = self.config
         return BatchSpec(image_px=config.image_px, max_tokens=config.max_tokens, boxes=True)
 
-    def initialise(self, parts: Mapping[str, Part] = {}) -> None:
+    def initialise(self, parts: Mapping[str, Part] = NO_PARTS) -> None:
         """Load the frozen backbone's weights, if it is one. Raises PretrainedMissing."""
         self.finder.backbone.initialise()
 

@@ -18,7 +18,7 @@ from components.abilities import CannotAnswer, TextEncoder
 from components.config import ConfigError
 from components.models.bert_texts import append_mask, two_captions
 from components.models.groups import by_shape
-from components.models.parts import Part
+from components.models.parts import NO_PARTS, Part
 from components.models.regions import Standardised, region_slot
 from components.models.text_bert import (
     Bert,
@@ -118,7 +118,7 @@ class VisualBert(nn.Module):
     STARTS: ClassVar[Mapping[str, type]] = {"text": TextEncoder}
     TOKENIZER: ClassVar[str | None] = "text"
 
-    def __init__(self, config: VisualBertConfig, parts: Mapping[str, Part] = {}) -> None:
+    def __init__(self, config: VisualBertConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
         """Raises ConfigError where `vision` is "part" and none was handed."""
         super().__init__()
         self.config = config
@@ -146,7 +146,7 @@ class VisualBert(nn.Module):
             answers=config.answers,
         )  # fmt: skip
 
-    def initialise(self, parts: Mapping[str, Part] = {}) -> None:
+    def initialise(self, parts: Mapping[str, Part] = NO_PARTS) -> None:
         """Load a frozen tower's weights, and copy those of "text", if there are such: a BERT's, or another VisualBERT's,
         which then goes on with other tasks.
 

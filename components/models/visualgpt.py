@@ -18,7 +18,7 @@ from components.abilities import LanguageModel
 from components.config import Config, ConfigError
 from components.models.blocks import CrossAttention, KeysValues, PostNormBlock
 from components.models.gpt2 import CausalAttention, TwoLayers, copy_gpt2, initialise_gpt2
-from components.models.parts import Part
+from components.models.parts import NO_PARTS, Part
 from components.models.prompts import Prompts, given, positions, readable
 from components.models.regions import region_slot
 from components.models.virtex import TextTooLong, Written
@@ -222,7 +222,7 @@ class VisualGpt(nn.Module):
     STARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel}
     TOKENIZER: ClassVar[str | None] = "lm"
 
-    def __init__(self, config: VisualGptConfig, parts: Mapping[str, Part] = {}) -> None:
+    def __init__(self, config: VisualGptConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
         super().__init__()
         self.config = config
         self.vision = region_slot(
@@ -242,7 +242,7 @@ class VisualGpt(nn.Module):
         config = self.config
         return BatchSpec(image_px=config.image_px, max_tokens=config.max_tokens, flip=config.flip)
 
-    def initialise(self, parts: Mapping[str, Part] = {}) -> None:
+    def initialise(self, parts: Mapping[str, Part] = NO_PARTS) -> None:
         """Load a frozen tower's weights, and copy those of the language model "lm", if there are such.
 
         Raises PretrainedMissing, and ConfigError for a language model that does not fit.
