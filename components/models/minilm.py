@@ -7,7 +7,6 @@ package is found but never imported: its zip is pinned by sha256, and no code of
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import re
 import tempfile
@@ -23,6 +22,7 @@ from components.data.text import TokenizerError
 from components.models import hub_layout
 from components.models.hub_layout import HubLayoutRefused, Names
 from components.models.lite0 import PretrainedMissing
+from components.models.packaged import packaged_file
 from components.models.parts import Origin, Part
 from components.models.text_bert import EPS, BertConfig, BertEncoder, real
 
@@ -188,15 +188,7 @@ def _require_mean(folder: Path) -> None:
 
 
 def _archive() -> Path:
-    spec = importlib.util.find_spec(PACKAGE)
-    path = Path(spec.origin).parent / ARCHIVE if spec and spec.origin else None
-    if path is None or not path.is_file():
-        raise _missing("the package that carries its weights is not installed")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise _missing(f"{path} has sha256 {found}, and this code was checked with {SHA256}")
-    return path
+    return packaged_file(PACKAGE, ARCHIVE, SHA256, _missing)
 
 
 def _missing(problem: str) -> PretrainedMissing:

