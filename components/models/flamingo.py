@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from components.abilities import LanguageModel, Shots
 from components.config import Config, ConfigError
-from components.data.texts import question_prompt
-from components.decoding.greedy import greedy
 from components.models.backbones import frozen_vision
 from components.models.blocks import KeysValues
 from components.models.interleave import NO_LABEL, Documents, Marks, demonstrations, interleave
 from components.models.parts import NO_PARTS, Part, handed
+from components.models.prompts import write_answers
 from components.models.resampler import Activation, GatedCrossAttention, Resampler, looking
 from components.objectives.language import token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
@@ -260,13 +259,12 @@ class Flamingo(nn.Module):
         tokenizer: Tokenizer,
         keys_B: Tensor | None = None,
     ) -> list[str]:
-        """Greedy answers to "question: … answer:", at most as long as a caption."""
-        prompts = [tokenizer.words(question_prompt(question)) for question in questions]
-        longest = self.config.max_tokens
-        written = greedy(
-            self, pixels_BCHW, keys_B, eos_id=self.marks.eos, max_tokens=longest, prompts=prompts
-        )
-        return [tokenizer.decode(ids) for ids in written]
+        """Greedy answers, at most as long as a caption. Raises QuestionTooLong."""
+        return write_answers(
+            self, pixels_BCHW, questions, tokenizer, keys_B,
+            before=1 + len(self._query(None, 0)), positions=self.lm.max_positions,
+            longest=self.config.max_tokens,
+        )  # fmt: skip
 
     def similarity_features(self, pixels_BCHW: Tensor) -> Tensor:
         """(B, D) of the frozen tower: what demonstrations similar to an image are chosen by (RICES)."""

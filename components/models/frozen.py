@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from components.abilities import LanguageModel, Shots
 from components.config import Config, ConfigError
-from components.data.texts import question_prompt
-from components.decoding.greedy import greedy
 from components.models.backbones import VisionShape, VisionSlot, build_vision, frozen_vision
 from components.models.causal_lm import require_fit
 from components.models.parts import NO_PARTS, Part, handed
+from components.models.prompts import write_answers
 from components.objectives.language import predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
@@ -204,12 +203,13 @@ class Frozen(nn.Module):
         tokenizer: Tokenizer,
         keys_B: Tensor | None = None,
     ) -> list[str]:
-        """What is written greedily after "question: … answer:", up to its end or the end of its line."""
-        prompts = [tokenizer.words(question_prompt(question)) for question in questions]
-        written = greedy(
-            self, pixels_BCHW, keys_B, eos_id=self.lm.eos_id, max_tokens=ANSWER_TOKENS, prompts=prompts
+        """What is written greedily, up to its end or the end of its line. Raises QuestionTooLong."""
+        written = write_answers(
+            self, pixels_BCHW, questions, tokenizer, keys_B,
+            before=1 + self.config.prefix_tokens + len(self._between),
+            positions=self.lm.max_positions, longest=ANSWER_TOKENS,
         )  # fmt: skip
-        return [tokenizer.decode(ids).strip().partition("\n")[0] for ids in written]
+        return [text.strip().partition("\n")[0] for text in written]
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
         """All that learns, without decay: the paper has plain Adam."""

@@ -8,13 +8,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from components.abilities import CannotAnswer, Captions
+from components.data.texts import question_prompt
+from components.decoding.greedy import greedy
+
+if TYPE_CHECKING:
+    from components.data.text import Tokenizer
+
 Prompts = Sequence[Sequence[int]] | None
 """Token ids after `<bos>` that each row's text begins with; None: none does."""
+
+
+class QuestionTooLong(CannotAnswer):
+    """A question that leaves no place for an answer."""
+
+
+def write_answers(
+    model: Captions,
+    pixels_BCHW: Tensor,
+    questions: Sequence[str],
+    tokenizer: Tokenizer,
+    keys_B: Tensor | None = None,
+    *,
+    before: int,
+    positions: int | None,
+    longest: int,
+) -> list[str]:
+    """What a captioner writes greedily after "question: … answer:" about each image.
+
+    before: tokens that stand before a question, `<bos>` and the image's counted. positions: tokens that the model reads
+    and writes in all; None: no end. longest: tokens of an answer, `<eos>` counted, where there is room for so many.
+    Raises QuestionTooLong.
+    """
+    prompts = [tokenizer.words(question_prompt(question)) for question in questions]
+    if positions is not None:
+        asked = max(map(len, prompts), default=0)
+        longest = min(longest, positions - before - asked)
+        if longest < 1:
+            raise QuestionTooLong(
+                f"The longest question has {asked} tokens, {before} stand before it, and the model reads and writes "
+                f"{positions} in all; ask shorter, or train with a larger max_tokens or, where a language model is a "
+                "part, one with more positions."
+            )
+    written = greedy(
+        model, pixels_BCHW, keys_B, eos_id=tokenizer.eos_id, max_tokens=longest, prompts=prompts
+    )
+    return [tokenizer.decode(ids) for ids in written]
 
 
 @dataclass(frozen=True)

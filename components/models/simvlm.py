@@ -13,15 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.abilities import CannotAnswer
 from components.config import Config, ConfigError
-from components.data.texts import question_prompt
-from components.decoding.greedy import greedy
 from components.models.backbones import IMAGENET_MEAN, IMAGENET_STD, VisionSlot, build_vision
 from components.models.blocks import KeysValues
 from components.models.encoder_decoder import DecoderLayer, EncoderLayer, Writing, relative_index
 from components.models.groups import by_shape
-from components.models.prompts import Prompts
+from components.models.prompts import Prompts, write_answers
 from components.models.resnet import ResNet
 from components.objectives.language import token_cross_entropy
 from components.objectives.prefix import Cut, cut, draw_given
@@ -39,10 +36,6 @@ DEPTHS = {"resnet50": (3, 4, 6), "resnet101": (3, 4, 23), "resnet152": (3, 8, 36
 
 class TextTooLong(ValueError):
     """More tokens than the model has positions."""
-
-
-class QuestionTooLong(CannotAnswer):
-    """A question that leaves no place for an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,17 +212,10 @@ class SimVLM(nn.Module):
         keys_B: Tensor | None = None,
     ) -> list[str]:
         """Greedy answers, each question in its prefix. Raises QuestionTooLong."""
-        prompts = [tokenizer.words(question_prompt(question)) for question in questions]
-        room = self.config.max_tokens - 1 - max(map(len, prompts), default=0)
-        if room < 1:
-            raise QuestionTooLong(
-                f"The longest question has {max(map(len, prompts))} tokens, and the model reads and writes "
-                f"{self.config.max_tokens} in all; ask shorter, or train with a larger max_tokens."
-            )
-        written = greedy(
-            self, pixels_BCHW, keys_B, eos_id=tokenizer.eos_id, max_tokens=room, prompts=prompts
-        )
-        return [tokenizer.decode(ids) for ids in written]
+        places = self.config.max_tokens
+        return write_answers(
+            self, pixels_BCHW, questions, tokenizer, keys_B, before=1, positions=places, longest=places
+        )  # fmt: skip
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
         """Two groups: matrices decay; gains and biases do not."""

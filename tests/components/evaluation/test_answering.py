@@ -16,6 +16,9 @@ from components.data.text import Tokenizer
 from components.evaluation.answering import answering, by_question, most_frequent, questions
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.subject import Subject
+from components.models.causal_lm import CausalLm, CausalLmConfig
+from components.models.frozen import Frozen, FrozenConfig
+from components.models.parts import Origin, Part
 
 
 class Knower:
@@ -120,3 +123,16 @@ def test_a_model_that_cannot_answer_has_no_such_number(subject: Subject) -> None
 
     subject.model.answer = answer
     assert answering(subject) == {}
+
+
+def test_a_question_longer_than_the_context_ends_no_evaluation(subject: Subject) -> None:
+    """The real family, with a language model that has no place for any question."""
+    lm = CausalLm(
+        CausalLmConfig(width=16, layers=1, heads=2, positions=9, max_tokens=4).fitted(
+            [], subject.tokenizer
+        )
+    )
+    part = Part(module=lm, tokenizer=None, origin=Origin(kind="random", name="lm"))
+    config = FrozenConfig(image_px=32, vision_widths=(4, 8), prefix_tokens=2, max_tokens=4)
+    model = Frozen(config.fitted([], subject.tokenizer), {"lm": part}).eval()
+    assert answering(replace(subject, model=model)) == {}

@@ -15,6 +15,7 @@ from components.models.causal_lm import CausalLm, CausalLmConfig
 from components.models.flamingo import Flamingo, FlamingoConfig
 from components.models.interleave import NO_LABEL
 from components.models.parts import Origin, Part
+from components.models.prompts import QuestionTooLong
 from components.models.resampler import GatedCrossAttention, MediaAttention, Resampler
 from components.records import Batch
 
@@ -419,6 +420,19 @@ def test_an_answer_is_what_is_written_after_the_question(tiny_tokenizer) -> None
     prompts = [tiny_tokenizer.words(f"question: {question} answer:") for question in questions]
     written = greedy(model, pictures, eos_id=tiny_tokenizer.eos_id, max_tokens=10, prompts=prompts)
     assert found == [tiny_tokenizer.decode(ids) for ids in written]
+
+
+def test_a_question_longer_than_the_context_is_refused_as_one_that_cannot_be_answered(
+    tiny_tokenizer,
+) -> None:
+    model = _open(Flamingo(_config(), _parts(vocabulary=tiny_tokenizer.vocab_size))).eval()
+    asked = len(tiny_tokenizer.words("question: a answer:"))
+    # 64 positions; <bos>, <image>, the question and at least one of the answer.
+    more = len(tiny_tokenizer.words("a a")) - len(tiny_tokenizer.words("a"))
+    fits = " ".join(["a"] * (1 + (64 - 2 - asked - 1) // more))
+    assert len(model.answer(_images(1), [fits], tiny_tokenizer)) == 1
+    with pytest.raises(QuestionTooLong, match="ask shorter"):
+        model.answer(_images(1), [f"{fits} a a"], tiny_tokenizer)
 
 
 def test_demonstrations_without_images_are_read_as_text(model: Flamingo) -> None:

@@ -17,6 +17,7 @@ from components.models.causal_lm import CausalLm, CausalLmConfig
 from components.models.frozen import Frozen, FrozenConfig
 from components.models.lm_layouts import LAYOUTS
 from components.models.parts import Origin, Part
+from components.models.prompts import QuestionTooLong
 from components.objectives.language import token_cross_entropy
 from components.records import Batch
 
@@ -317,6 +318,22 @@ def test_questions_are_answered_behind_the_prompt_the_texts_teach() -> None:
     ids = greedy(model, images, eos_id=tokenizer.eos_id, max_tokens=12, prompts=asked)
     assert answers == [tokenizer.decode(row).strip().partition("\n")[0] for row in ids]
     assert model.config.sep_id == tokenizer.sep_id
+
+
+def test_an_answer_ends_where_the_context_does_and_a_question_without_room_is_refused() -> None:
+    tokenizer = Tokenizer.train(["question: what color is it ? answer: red"], 300)
+    asked = len(tokenizer.words(question_prompt("what color is it ?")))
+    # <bos>, three of the image, <sep>, the question, and two of the answer.
+    parts = _part(tokenizer=tokenizer, positions=5 + asked + 2, max_tokens=6)
+    model = Frozen(_config(max_tokens=6).fitted([], tokenizer), parts).eval()
+    (answer,) = model.answer(_images(1), ["what color is it ?"], tokenizer)
+    ids = greedy(
+        model, _images(1), eos_id=tokenizer.eos_id, max_tokens=2,
+        prompts=[tokenizer.words(question_prompt("what color is it ?"))],
+    )  # fmt: skip
+    assert answer == tokenizer.decode(ids[0]).strip().partition("\n")[0]
+    with pytest.raises(QuestionTooLong, match="ask shorter"):
+        model.answer(_images(1), ["what color is it ? what color ?"], tokenizer)
 
 
 def test_it_learns_writes_answers_matches_and_reads_demonstrations(model: Frozen) -> None:

@@ -12,7 +12,8 @@ from components.abilities import Answers, Captions, Learns, Matches
 from components.config import ConfigError
 from components.data.text import Tokenizer
 from components.models.encoder_decoder import relative_index
-from components.models.simvlm import QuestionTooLong, SimVLM, SimvlmConfig, TextTooLong
+from components.models.prompts import QuestionTooLong
+from components.models.simvlm import SimVLM, SimvlmConfig, TextTooLong
 from components.objectives.language import NothingToPredict
 from components.objectives.prefix import cut
 from components.records import Batch
