@@ -1,7 +1,8 @@
 """In-context ability -> captions and answers after a few demonstrations, over seeded trials, with the blind control.
 
 A trial draws queries from the split and demonstrations from the training images; every number of shots of a trial has
-the same queries. "0 shots" is as many demonstrations without their images as the family's protocol has (Flamingo: 2).
+the same queries. "0 shots" is as many demonstrations without their images as the family's protocol has (Flamingo: 2);
+these are drawn at random always, since similar ones would tell of the image that they are to do without.
 """
 
 from __future__ import annotations
@@ -40,21 +41,31 @@ class Text:
     shown: str
 
 
+Demonstrations = Sequence[Sequence[tuple[int, Text]]]
+"""For each query of a trial, training images and their texts."""
+
 TextOf = Callable[[Row, torch.Generator], Text]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Queries with their demonstrations, the most similar last; images by their number in split and train."""
+    """Queries with their demonstrations; images by their number in split and train."""
 
     queries: Sequence[int]
     texts: Sequence[Text]
-    demonstrations: Sequence[Sequence[tuple[int, Text]]]
-    """As many for each query as the largest number of shots."""
+    drawn: Demonstrations
+    """As many for each query as the largest number of shots, whatever it shows."""
+    similar: Demonstrations | None
+    """As many that are like the query's image, the most similar last, where the plan asks for these."""
+
+    def given(self, query: int, seen: int, shots: int) -> Sequence[tuple[int, Text]]:
+        """The demonstrations of one query that is shown the image of another, or its own."""
+        # By the image that is seen: those like the true one would tell a blind model what it is of.
+        return self.drawn[query] if self.similar is None or not shots else self.similar[seen]
 
 
 def in_context(subject: Subject) -> dict[str, float]:
-    """Mean over trials and, as `…_std`, their standard deviation; answers only where both splits have questions.
+    """Mean over trials and, of two or more, as `…_std` their standard deviation; answers where both splits have questions.
 
     Raises ConfigError for similar demonstrations of a family that says nothing of similarity.
     """
@@ -78,28 +89,32 @@ def draw(
     order = torch.randperm(len(usable), generator=random)[: plan.episodes].tolist()
     queries = [usable[number] for number in order]
     most = max(*plan.shots, _text_only(subject.model))
-    demonstrations = []
-    for query in queries:
-        if near is None:
-            picked = torch.randint(len(examples), (most,), generator=random).tolist()
-            chosen = [examples[number] for number in picked]
-        else:
-            able = set(examples)
-            chosen = [index for index in near(query) if index in able][:most][::-1]
-        demonstrations.append([(index, text_of(train[index], random)) for index in chosen])
+    drawn = []
+    for _ in queries:
+        picked = torch.randint(len(examples), (most,), generator=random).tolist()
+        chosen = [examples[number] for number in picked]
+        drawn.append([(index, text_of(train[index], random)) for index in chosen])
     texts = [text_of(rows[query], random) for query in queries]
-    return Trial(queries=queries, texts=texts, demonstrations=demonstrations)
+    similar = None
+    if near is not None:
+        able = set(examples)
+        nearest = [[index for index in near(query) if index in able][:most] for query in queries]
+        similar = [
+            [(index, text_of(train[index], random)) for index in reversed(each)] for each in nearest
+        ]
+    return Trial(queries=queries, texts=texts, drawn=drawn, similar=similar)
 
 
 @torch.inference_mode()
-def write(subject: Subject, trial: Trial, shots: int, images: Sequence[int]) -> list[str]:
-    """What the model writes, greedily, for each query, shown the images of those numbers."""
+def write(subject: Subject, trial: Trial, shots: int, seen: Sequence[int]) -> list[str]:
+    """What the model writes, greedily, for each query; seen: the query of the trial whose image it is shown."""
     written = []
     for start in range(0, len(trial.queries), BATCH):
-        block = slice(start, start + BATCH)
-        shown = [_shots(subject, given, shots) for given in trial.demonstrations[block]]
-        pixels_BCHW = subject.images.pixels_NCHW[list(images[block])]
-        prompts = [subject.tokenizer.words(text.prompt) for text in trial.texts[block]]
+        block = range(start, min(start + BATCH, len(trial.queries)))
+        shown = [_shots(subject, trial.given(query, seen[query], shots), shots) for query in block]
+        images = [trial.queries[seen[query]] for query in block]
+        pixels_BCHW = subject.images.pixels_NCHW[images]
+        prompts = [subject.tokenizer.words(trial.texts[query].prompt) for query in block]
         ids = greedy(
             _Prompted(subject.model, shown),
             pixels_BCHW,
@@ -136,18 +151,19 @@ def _over_trials(
     found: dict[str, list[float]] = {}
     for number in range(subject.plan.trials):
         trial = draw(subject, text_of, number, near)
-        # Who sees a wrong image still reads the right question and the right demonstrations.
-        order = shuffled(len(trial.queries), subject.plan.blind_seed)
-        columns = {"": trial.queries, "image_blind/": [trial.queries[index] for index in order]}
+        # Who sees a wrong image still reads the right question.
+        own = range(len(trial.queries))
+        columns = {"": own, "image_blind/": shuffled(len(own), subject.plan.blind_seed)}
         for shots in subject.plan.shots:
-            for column, images in columns.items():
+            for column, seen in columns.items():
                 for metric, value in scores(
-                    write(subject, trial, shots, images), trial.texts
+                    write(subject, trial, shots, seen), trial.texts
                 ).items():
                     found.setdefault(f"{column}few_shot_{metric}_k{shots}", []).append(value)
-    return {name: fmean(values) for name, values in found.items()} | {
-        f"{name}_std": pstdev(values) for name, values in found.items()
-    }
+    means = {name: fmean(values) for name, values in found.items()}
+    if subject.plan.trials == 1:
+        return means  # one trial has no spread, and 0 would say that it has none by measure
+    return means | {f"{name}_std": pstdev(values) for name, values in found.items()}
 
 
 def _shots(subject: Subject, given: Sequence[tuple[int, Text]], shots: int) -> list[Any]:

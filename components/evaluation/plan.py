@@ -66,7 +66,7 @@ class EvaluationPlan:
     trials: int = 3
     """Few-shot trials, each with queries and demonstrations of its own seed."""
     demonstrations: Literal["random", "similar"] = "random"
-    """Which training images are shown: any, or the nearest by the frozen tower's features (RICES)."""
+    """Which training images are shown: any, or the nearest by the frozen tower's features (RICES). 0 shots: any."""
 
     def __post_init__(self) -> None:
         """Refuse a plan that could not be carried out, before anything is trained."""

@@ -10,6 +10,7 @@ import torch
 from components.catalog import METRICS
 from components.config import ConfigError
 from components.data.batches import SplitImages, load_split
+from components.evaluation.controls import shuffled
 from components.evaluation.in_context import _caption, _question, draw, in_context
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.subject import Subject
@@ -78,7 +79,7 @@ def test_a_trial_is_the_same_for_a_seed_and_another_for_another(subject: Subject
     assert first == again
     assert first != other
     assert len(set(first.queries)) == 6
-    assert all(len(given) == 4 for given in first.demonstrations)
+    assert all(len(given) == 4 for given in first.drawn)
 
 
 def test_similar_demonstrations_are_the_nearest_training_images_with_the_nearest_last(
@@ -114,6 +115,43 @@ def test_a_model_that_copies_from_its_nearest_demonstration_is_right_but_blind_i
     assert values["few_shot_exact_match_k4_std"] == 0
     assert values["image_blind/few_shot_exact_match_k4"] < 0.5
     assert values["few_shot_cider_d_k4"] > values["image_blind/few_shot_cider_d_k4"]
+
+
+def test_the_blind_are_shown_neighbours_of_the_image_they_see_and_not_of_the_true_one(
+    subject: Subject,
+) -> None:
+    """Every query is a training image, so whose neighbours are shown is told by the nearest one."""
+    plan = replace(PLAN, demonstrations="similar", shots=(4,), trials=1)
+    subject = replace(subject, images=subject.train, plan=plan)
+    in_context(subject)
+    own, blind = subject.model.seen[:6], subject.model.seen[6:]
+    queries = draw(subject, _caption, 0, None).queries
+    true = [subject.train.pixels_NCHW[query] for query in queries]
+    order = shuffled(6, plan.blind_seed)
+    for place in range(6):
+        assert own[place][0][-1][0].equal(true[place])
+        assert blind[place][0][-1][0].equal(true[order[place]])
+        assert not blind[place][0][-1][0].equal(true[place])
+
+
+def test_zero_shots_are_drawn_at_random_where_similar_texts_would_tell_of_the_image(
+    subject: Subject,
+) -> None:
+    def texts(demonstrations: str) -> list:
+        plan = replace(PLAN, demonstrations=demonstrations, shots=(0,), trials=1)
+        model = Copier(subject.model.vocab_size, subject.model.eos_id)
+        in_context(replace(subject, model=model, images=subject.train, plan=plan))
+        return [given for given, _ in model.seen]
+
+    assert texts("similar") == texts("random")
+    own, blind = texts("similar")[:6], texts("similar")[6:]
+    assert own == blind
+
+
+def test_one_trial_has_no_spread(subject: Subject) -> None:
+    values = in_context(replace(subject, plan=replace(PLAN, trials=1)))
+    assert values
+    assert not [name for name in values if name.endswith("_std")]
 
 
 def test_zero_shots_are_as_many_texts_without_images_as_the_family_has(subject: Subject) -> None:
