@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,18 +99,27 @@ def captioning(subject: Subject, written: Sequence[str]) -> dict[str, float]:
     references = _tokenised([row.sample.captions for row in images.rows])
     order = shuffled(len(written), subject.plan.blind_seed)
     frequent = most_frequent(train)
-    near = [train.rows[index].sample.captions[0] for index in nearest_pixels(images, train)]
     columns = {
         "": list(written),
         "image_blind/": [written[index] for index in order],
         "most_frequent/": [frequent] * len(written),
-        "nearest_pixels/": near,
+        "nearest_pixels/": nearest_captions(images, train, subject.plan.blind_seed),
     }
     return {
         prefix + metric: value
         for prefix, candidates in columns.items()
         for metric, value in _score(candidates, references).items()
     }
+
+
+def nearest_captions(images: SplitImages, train: SplitImages, seed: int) -> list[str]:
+    """For each image a caption of the training image nearest by pixels, drawn by seed.
+
+    Drawn, since a source may always put the same wording first, and copying would be scored for that and not for sight.
+    """
+    draw = random.Random(seed)
+    near = nearest_pixels(images, train)
+    return [draw.choice(train.rows[index].sample.captions) for index in near]
 
 
 def most_frequent(train: SplitImages) -> str:

@@ -17,6 +17,7 @@ from components.evaluation.captioning import (
     captioning,
     captions_key,
     most_frequent,
+    nearest_captions,
     read_captions,
     score_captions,
     write_captions,
@@ -55,6 +56,20 @@ def test_perfect_captions_are_worthless_on_shuffled_images(subject):
     assert values["exact_match"] == 1.0
     assert values["image_blind/exact_match"] == 0.0
     assert values["cider_d"] > values["image_blind/cider_d"]
+
+
+def test_a_copied_caption_is_any_of_the_nearest_image_and_not_always_its_first(subject):
+    train = SimpleNamespace(
+        rows=[
+            SimpleNamespace(sample=SimpleNamespace(captions=(f"{row} a", f"{row} b")))
+            for row in range(len(subject.images.rows))
+        ],
+        pixels_NCHW=subject.images.pixels_NCHW,
+    )
+    drawn = [nearest_captions(subject.images, train, seed) for seed in range(8)]
+    assert all(copied.split()[0] == str(row) for row, copied in enumerate(drawn[0]))
+    assert {copied.split()[1] for copies in drawn for copied in copies} == {"a", "b"}
+    assert drawn[0] == nearest_captions(subject.images, train, 0)
 
 
 def test_the_most_frequent_caption_is_counted_over_images(subject):
