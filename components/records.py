@@ -31,12 +31,17 @@ class Box:
     """A class training must not know: its boxes reach no batch, its pixels may."""
 
 
+ANNOTATORS = 10
+"""People who answered each question of VQA v2; so many answers, or more, are a count of people and no list."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question about an image and its accepted answers, best first."""
+    """One question about an image and its accepted answers."""
 
     text: str
     answers: tuple[str, ...]
+    """Right ones, best first; or, `ANNOTATORS` or more, what so many people said, in any order."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from components.data.answers import answer_targets
 from components.data.row_boxes import base_classes, boxes_of
 from components.data.second_captions import second_captions
 from components.data.shards import read_images, read_manifest
 from components.data.text import Tokenizer
 from components.data.texts import TEXTS
-from components.data.transforms import UnreadableImage, decode, mirror
+from components.data.transforms import UnreadableImage, decode, mirror, swap_left_right
 from components.records import Batch, BatchSpec, Row, Shards
 
 
@@ -127,9 +128,8 @@ class Batches:
         if spec.second_caption:
             asked |= self._second(index_B, randoms)
         if spec.answers:
-            asked["answers_BA"] = answer_targets([answers for *_, answers in drawn], spec.answers)[
-                mine
-            ]
+            accepted = [answers for *_, answers in drawn[mine]]
+            asked["answers_BA"] = answer_targets(accepted, spec.answers)
         if spec.boxes:
             turned = mirrored_B[mine].tolist()
             asked["boxes"] = boxes_of(rows[mine], turned, spec.image_px, self._classes, self._names)
@@ -150,7 +150,9 @@ class Batches:
         if not self._spec.answers:
             return *self._text(row, random, mirrored), ()
         question = row.sample.questions[int(random.integers(len(row.sample.questions)))]
-        return (), (question.text,), question.answers
+        said = (question.text, *question.answers)
+        text, *answers = map(swap_left_right, said) if mirrored else said
+        return (), (text,), tuple(answers)
 
     def _second(
         self, index_B: NDArray[np.int64], randoms: Sequence[np.random.Generator]
@@ -188,20 +190,6 @@ def groups(tokens: Sequence[Sequence[int]], pixels: Sequence[str]) -> NDArray[np
             one, other = sorted((root(row), root(first.setdefault(link, row))))
             parent[other] = one
     return np.array([root(row) for row in range(len(tokens))], np.int64)
-
-
-def answer_targets(right: Sequence[Sequence[str]], known: Sequence[str]) -> Tensor:
-    """(B, A) float32: 1 for each known answer that is right, 0 for the others.
-
-    VQA's soft target `min(0.3 count, 1)` is 1 for an answer that all of the ten people gave, and ours have one voice.
-    """
-    number = {answer: index for index, answer in enumerate(known)}
-    targets_BA = torch.zeros(len(right), len(known))
-    for row, answers in enumerate(right):
-        for answer in answers:
-            if answer in number:
-                targets_BA[row, number[answer]] = 1.0
-    return targets_BA
 
 
 def _refuse_images(images: SplitImages, spec: BatchSpec) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from components.data.answers import best
 from components.data.transforms import swap_left_right
 from components.records import Question, Row
 from components.table import Table
@@ -110,7 +111,7 @@ def _caption(row: Row, random: np.random.Generator, mirrored: bool) -> str:
 
 
 def _answer(question: Question, mirrored: bool) -> str:
-    return _as_shown(question.answers[0], mirrored)
+    return _as_shown(best(question.answers), mirrored)
 
 
 def _keywords(caption: str, random: np.random.Generator) -> str:

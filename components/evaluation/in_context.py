@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from components.abilities import InContext
 from components.config import ConfigError
+from components.data.answers import best
 from components.data.batches import SplitImages
 from components.data.text import Tokenizer
 from components.data.texts import question_prompt
@@ -196,7 +197,9 @@ def _question(row: Row, random: torch.Generator) -> Text:
     questions = row.sample.questions
     question = questions[_one_of(len(questions), random)]
     return Text(
-        prompt=question_prompt(question.text), accepted=question.answers, shown=question.answers[0]
+        prompt=question_prompt(question.text),
+        accepted=question.answers,
+        shown=best(question.answers),
     )
 
 

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from components.metrics.metric import MetricInputError
 from components.metrics.ngrams import Floats, weighted_mean
 from components.metrics.vqa_words import ARTICLES, CONTRACTIONS, NUMBERS, PUNCTUATION
+from components.records import ANNOTATORS
 
-ANNOTATORS = 10
-"""People who answered each question of VQA v2; so many answers, or more, are a count of people and no list."""
 ENOUGH = 3
 """People whose answer is right beyond doubt."""
 

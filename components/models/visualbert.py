@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from components.abilities import CannotAnswer, TextEncoder
 from components.config import ConfigError
+from components.data.answers import best
 from components.models.bert_texts import append_mask, two_captions
 from components.models.groups import by_shape
 from components.models.parts import NO_PARTS, Part
@@ -89,7 +90,9 @@ class VisualBertConfig(BertConfig):
 
     def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
         """With the tokenizer's vocabulary and special ids, and the commonest answers of the training questions."""
-        counts = Counter(question.answers[0] for row in rows for question in row.sample.questions)
+        counts = Counter(
+            best(question.answers) for row in rows for question in row.sample.questions
+        )
         common = sorted(counts, key=lambda answer: (-counts[answer], answer))
         fitted = super().fitted(rows, tokenizer)
         answers = tuple(common[: self.most_answers])

@@ -12,7 +12,7 @@ from components.data.batches import Batches, BatchesRefused, SplitImages, groups
 from components.data.shards import write_shards
 from components.data.text import Tokenizer
 from components.data.transforms import UnreadableImage, decode
-from components.records import Batch, BatchSpec, Box, Sample, Shards
+from components.records import Batch, BatchSpec, Box, Question, Sample, Shards
 
 SPEC = BatchSpec(image_px=32, max_tokens=24, flip=True)
 FIELDS = ("pixels_BCHW", "tokens_BT", "lengths_B", "groups_B", "keys_B")
@@ -323,3 +323,23 @@ def test_right_answers_are_targets_and_unknown_ones_are_none(
         text = tiny_tokenizer.decode(batch.tokens_BT[row])
         right = next(each.answers for each in by_key[key] if each.text == text)
         assert batch.answers_BA[row].tolist() == [float("red" in right), float("circle" in right)]
+
+
+def test_targets_count_all_ten_people_and_a_mirrored_image_has_mirrored_answers(
+    images: SplitImages, tiny_tokenizer
+) -> None:
+    said = ("right", *["left"] * 6, *["far left"] * 2, "red")
+    question = Question(text="what is left of the star ?", answers=said)
+    rows = [replace(row, sample=replace(row.sample, questions=(question,))) for row in images.rows]
+    known = ("left", "right", "red", "far left", "far right", "blue")
+    spec = BatchSpec(image_px=32, max_tokens=96, answers=known, flip=True)
+    batch = Batches(replace(images, rows=rows), spec, tiny_tokenizer, 16, 0).batch(0)
+    plain, mirrored = [1.0, 0.3, 0.3, 0.6, 0.0, 0.0], [0.3, 1.0, 0.3, 0.0, 0.6, 0.0]
+    seen = set()
+    for row, key in enumerate(batch.keys_B.tolist()):
+        turned = key % 2 == 1
+        seen.add(turned)
+        assert batch.answers_BA[row].tolist() == pytest.approx(mirrored if turned else plain)
+        asked = tiny_tokenizer.decode(batch.tokens_BT[row])
+        assert asked == f"what is {'right' if turned else 'left'} of the star ?"
+    assert seen == {True, False}

@@ -51,6 +51,13 @@ def test_a_question_is_given_and_its_best_answer_learnt() -> None:
     }
 
 
+def test_of_what_ten_people_said_the_commonest_answer_is_learnt() -> None:
+    said = ("pink", *["red"] * 6, *["orange"] * 3)
+    asked = Question(text="what color is the star ?", answers=said)
+    drawn = _drawn("questions", 20, row=_row((asked,)))
+    assert {text for _, text in drawn} == {("red",)}
+
+
 def test_a_mirrored_row_says_left_for_right_everywhere() -> None:
     for kind in TEXTS:
         words = " ".join(

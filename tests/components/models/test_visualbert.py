@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -481,6 +483,12 @@ def test_the_commonest_best_answers_of_training_are_the_ones_it_can_give() -> No
     rows = [_asking(["red", "two", "red"]), _asking(["two", "blue", "red"])]
     config = _config(most_answers=2).fitted(rows, tokenizer)
     assert config.answers == ("red", "two")
+    # Of what ten people said, not the first one's word counts.
+    people = replace(
+        rows[0].sample, questions=(Question(text="?", answers=("odd",) + ("two",) * 9),) * 3
+    )
+    crowd = [*rows, replace(rows[0], sample=people)]
+    assert _config(most_answers=1).fitted(crowd, tokenizer).answers == ("two",)
     assert config.vocab_size == tokenizer.vocab_size
     assert _config().fitted(rows, tokenizer).answers == ()
     spec = VisualBert(config).batch_spec()
