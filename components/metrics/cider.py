@@ -63,9 +63,18 @@ def statistics(
 
 
 def statistics_from(
-    sentences: Sentences, grams: Sequence[Grams], frequencies: DocumentFrequencies | None = None
+    sentences: Sentences,
+    grams: Sequence[Grams],
+    frequencies: DocumentFrequencies | None = None,
+    *,
+    source: str | None = None,
 ) -> CiderStatistics:
-    """The same from n-grams already counted, so that BLEU and CIDEr can share them."""
+    """The same from n-grams already counted, so that BLEU and CIDEr can share them.
+
+    source: what the statistics call the frequencies; "references" or the record's digest if left out.
+    """
+    if source is None:
+        source = "references" if frequencies is None else frequencies.digest
     if frequencies is None:
         counts = [in_references(sentences, order) for order in grams]
         images = sentences.images
@@ -79,7 +88,7 @@ def statistics_from(
     return CiderStatistics(
         cider_d_N=_mean_over_references(clipped_R * _length_factor(sentences), sentences),
         cider_N=_mean_over_references(plain_R, sentences),
-        frequencies="references" if frequencies is None else frequencies.digest,
+        frequencies=source,
         frequency_images=images,
     )
 

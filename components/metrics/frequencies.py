@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from components.metrics.ngrams import (
     Ints,
     Sentences,
     Tokens,
+    add_up,
     count_grams,
     encode,
     find,
@@ -41,10 +43,15 @@ class DocumentFrequencies:
     counts: tuple[Ints, ...]
     """One array an order, each at least 1 and at most `images`."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of the record's bytes: say it beside every score made with it."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """Word -> its number."""
+        return {word: index for index, word in enumerate(self.words)}
 
     def to_bytes(self) -> bytes:
         """The record as a NumPy archive without pickles; equal records give equal bytes."""
@@ -77,8 +84,7 @@ class DocumentFrequencies:
 
     def look_up(self, sentences: Sentences, grams: Sequence[Grams]) -> list[Ints]:
         """The frequency of every n-gram of another evaluation, one array an order; 0 where it is unknown."""
-        number = {word: index for index, word in enumerate(self.words)}
-        word_W = np.array([number.get(word, -1) for word in sentences.words], np.int64)
+        word_W = np.array([self.number.get(word, -1) for word in sentences.words], np.int64)
         known_G = np.zeros(1, np.int64)  # of the empty 0-gram, every word's parent
         found = []
         for order, keys, counts in zip(grams, self.keys, self.counts, strict=True):
@@ -95,13 +101,56 @@ def document_frequencies(references: Sequence[Sequence[Tokens]]) -> DocumentFreq
     Raises MetricInputError if there is no image or an image without references.
     """
     sentences = encode([[]] * len(references), references, split_spaces=True)
-    grams = count_grams(sentences)
+    return frequencies_from(sentences, count_grams(sentences))
+
+
+def frequencies_from(sentences: Sentences, grams: Sequence[Grams]) -> DocumentFrequencies:
+    """The same from n-grams already counted; those that only candidates have are left out."""
     words = len(sentences.words)
+    kept_G = np.zeros(1, np.int64)  # of the empty 0-gram, every word's parent
+    keys, counts = [], []
+    for order in grams:
+        count_G = in_references(sentences, order)
+        found = count_G > 0
+        # Where a reference has an n-gram it has its first words too, so no parent is left out.
+        keys.append((kept_G[order.parent_G] * words + order.last_G)[found])
+        counts.append(count_G[found])
+        kept_G = np.cumsum(found) - 1
     return DocumentFrequencies(
-        images=sentences.images,
-        words=sentences.words,
-        keys=tuple(order.parent_G * words + order.last_G for order in grams),
-        counts=tuple(in_references(sentences, order) for order in grams),
+        images=sentences.images, words=sentences.words, keys=tuple(keys), counts=tuple(counts)
+    )
+
+
+def merge(records: Sequence[DocumentFrequencies]) -> DocumentFrequencies:
+    """One record of several that were counted over different images; whole numbers, so in any order the same counts.
+
+    Raises MetricInputError if there is none.
+    """
+    if not records:
+        raise MetricInputError("No record of document frequencies to merge; give at least one.")
+    number: dict[str, int] = {}
+    word_maps = [
+        np.array([number.setdefault(word, len(number)) for word in record.words], np.int64)
+        for record in records
+    ]
+    parent_maps = [np.zeros(1, np.int64)] * len(records)
+    keys, counts = [], []
+    for order in range(HIGHEST_ORDER):
+        mapped = [
+            parent[record.keys[order] // max(len(record.words), 1)] * len(number)
+            + word[record.keys[order] % max(len(record.words), 1)]
+            for record, parent, word in zip(records, parent_maps, word_maps, strict=True)
+        ]
+        distinct, inverse = np.unique(np.concatenate(mapped), return_inverse=True)
+        together = np.concatenate([record.counts[order] for record in records])
+        keys.append(distinct)
+        counts.append(add_up(together, inverse, len(distinct)).astype(np.int64))
+        parent_maps = np.split(inverse, np.cumsum([len(each) for each in mapped])[:-1])
+    return DocumentFrequencies(
+        images=sum(record.images for record in records),
+        words=tuple(number),
+        keys=tuple(keys),
+        counts=tuple(counts),
     )
 
 

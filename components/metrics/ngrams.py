@@ -32,7 +32,7 @@ class Sentences:
     images: int
     words: tuple[str, ...]
     """Word number -> word."""
-    flat: Ints
+    flat: NDArray[np.integer]
     """Word numbers of sentence 0, then of sentence 1, …"""
     starts: Ints
     """(S + 1): sentence s is `flat[starts[s]:starts[s + 1]]`."""
@@ -101,6 +101,17 @@ def encode(
 
 def refuse_unpaired(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
     """Raise MetricInputError unless every image has one candidate and at least one reference, as token lists."""
+    refuse_uncounted(candidates, references)
+    for index, (candidate, several) in enumerate(zip(candidates, references, strict=True)):
+        if isinstance(candidate, str) or any(isinstance(tokens, str) for tokens in several):
+            raise MetricInputError(
+                f"Image {index} holds a plain string; tokenise captions first "
+                "(components/metrics/tokenise.py)."
+            )
+
+
+def refuse_uncounted(candidates: Sequence[object], references: Sequence[Sequence[object]]) -> None:
+    """Raise MetricInputError unless every image has one candidate and at least one reference, of whatever kind."""
     if len(candidates) != len(references):
         raise MetricInputError(
             f"{len(candidates)} candidates but references of {len(references)} images; "
@@ -108,15 +119,10 @@ def refuse_unpaired(candidates: Sequence[Tokens], references: Sequence[Sequence[
         )
     if not candidates:
         raise MetricInputError("No image at all; a metric needs at least one.")
-    for index, (candidate, several) in enumerate(zip(candidates, references, strict=True)):
+    for index, several in enumerate(references):
         if not several:
             raise MetricInputError(
                 f"Image {index} has no reference; leave the image out or give it a caption."
-            )
-        if isinstance(candidate, str) or any(isinstance(tokens, str) for tokens in several):
-            raise MetricInputError(
-                f"Image {index} holds a plain string; tokenise captions first "
-                "(components/metrics/tokenise.py)."
             )
 
 

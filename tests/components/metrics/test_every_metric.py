@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from components.metrics import bleu, cider, exact_match, rouge
+from components.metrics import bleu, cider, exact_match, rouge, rouge_n
 from components.metrics.metric import MetricInputError
 
 
@@ -23,6 +23,7 @@ class Text(NamedTuple):
 TEXT = {
     "bleu": Text(bleu.statistics, bleu.score, bleu.per_image, 1.0),
     "rouge": Text(rouge.statistics, rouge.score, rouge.per_image, 1.0),
+    "rouge_n": Text(rouge_n.statistics, rouge_n.score, rouge_n.per_image, 1.0),
     "cider_d": Text(cider.statistics, cider.score, cider.per_image, 10.0),
     "cider": Text(
         cider.statistics,
@@ -97,7 +98,7 @@ def test_whole_weights_equal_repeating_rows(metric, golden):
     assert metric.score(stats, counts) == pytest.approx(metric.score(rows(stats, drawn)), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["bleu", "rouge", "exact_match"])
+@pytest.mark.parametrize("name", ["bleu", "rouge", "rouge_n", "exact_match"])
 def test_whole_weights_equal_repeating_images(name, golden):
     """Of CIDEr only rows of statistics can be repeated: repeated images would count in its frequencies."""
     metric = TEXT[name]
