@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,31 @@ class Chosen:
     family: str
     model: Any
     tokenizer: Tokenizer
+    own: EvaluationPlan | None = None
+    """How it was measured, so far as it is told to write and to name; None for a folder, which nobody kept that with."""
 
     def plan(self, decoder: str | None = None, max_tokens: int | None = None) -> EvaluationPlan:
-        """How it writes and names unless told otherwise: the evaluation's defaults, within its longest text."""
-        usual = "magic" if isinstance(self.model, Steers) else "beam"
-        if (usual == "magic") != ((decoder or usual) == "magic"):
+        """How it writes and names: as it was measured, or by a decoder and a longest text that a person names.
+
+        Another decoder goes by its own options. Raises CannotDo, UnknownName for a decoder that there is not.
+        """
+        longest = max(2, self.model.batch_spec().max_tokens - 1)
+        plan = self.own or EvaluationPlan(
+            decoder="magic" if isinstance(self.model, Steers) else "beam",
+            max_tokens=min(20, longest),
+        )
+        if decoder not in (None, plan.decoder):
+            plan = self._by_another(plan, decoder)
+        return plan if max_tokens is None else replace(plan, max_tokens=min(max_tokens, longest))
+
+    def _by_another(self, plan: EvaluationPlan, decoder: str) -> EvaluationPlan:
+        if "magic" in (plan.decoder, decoder):
             raise CannotDo(
                 f"{self.title} cannot write by {decoder}: the decoder magic is for families that steer, and these have "
                 f"no other. Leave --decoder out."
             )
-        longest = self.model.batch_spec().max_tokens - 1
-        return EvaluationPlan(
-            decoder=decoder or usual, max_tokens=min(max_tokens or 20, max(2, longest))
-        )
+        kept = {name: getattr(plan, name) for name in ("max_tokens", "prompt", "end", "prompts")}
+        return EvaluationPlan(decoder=decoder, **kept)
 
     def require(self, verb: str, *abilities: type) -> None:
         """Raise CannotDo, naming the families that can, unless the model has one of the abilities."""
@@ -69,14 +81,15 @@ def choose(version: str, settings: Settings) -> Chosen:
     Raises UnknownVersion with the nearest name, and what a damaged version or checkpoint raises.
     """
     if _is_folder(version):
-        title, path = version, Path(version)
+        title, path, own = version, Path(version), None
     else:
-        title, path = _from_registry(version, settings)
+        title, path, own = _from_registry(version, settings)
     model, tokenizer, checkpoint = load_model(path)
-    return Chosen(title=title, family=checkpoint.family, model=model, tokenizer=tokenizer)
+    return Chosen(title=title, family=checkpoint.family, model=model, tokenizer=tokenizer, own=own)
 
 
-def _from_registry(version: str, settings: Settings) -> tuple[str, Path]:
+def _from_registry(version: str, settings: Settings) -> tuple[str, Path, EvaluationPlan]:
+    """Its name for a person, its checkpoint, and how it was measured."""
     found = _REGISTERED.fullmatch(version)
     if found is None:
         raise UnknownVersion(f"No version is called {_short(version)}. Give {WORDED}.")
@@ -88,9 +101,10 @@ def _from_registry(version: str, settings: Settings) -> tuple[str, Path]:
         )
     versions = Versions(f"sqlite:///{store}", artifacts=settings.artifacts)
     model, number = found[1], _number(versions, *found.groups())
-    return f"{model} version {number}", versions.checkpoint(
-        model, number, settings.home / "versions"
-    )
+    path = versions.checkpoint(model, number, settings.home / "versions")
+    manner = versions.manner(model, number)
+    own = EvaluationPlan(**manner["decoding"], prompts=tuple(manner["prompts"]))
+    return f"{model} version {number}", path, own
 
 
 def _number(versions: Versions, model: str, alias: str | None, number: str | None) -> int:

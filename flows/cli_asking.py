@@ -32,7 +32,9 @@ def caption(
     images: ImagesArgument,
     decoder: Annotated[
         str | None,
-        typer.Option(help="A decoder of components/catalog.py; beam, or magic for MAGIC."),
+        typer.Option(
+            help="A decoder of components/catalog.py; left out, the one the version was measured with."
+        ),
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Longest caption.")] = None,
     as_json: AsJson = False,

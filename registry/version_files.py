@@ -24,6 +24,9 @@ NEEDS = (
 """What a version imports. Said outright, because MLflow would find out by importing all of it again in a new process."""
 
 
+MANNER = "labels.json"
+"""How a version is asked where nobody says: its labels, prompts and decoding."""
+
 _TYPES = {int: "long", float: "double", str: "string"}
 
 
@@ -52,13 +55,13 @@ def write_version(
         "prompts": list(prompts) or ["{}"],
         "decoding": dict(decoding),
     }
-    atomic.write_json(beside / "labels.json", named)
+    atomic.write_json(beside / MANNER, named)
     copied = _copy_code(beside)
     pyfunc.save_model(
         folder,
         mlflow_model=model,
         python_model=str(Path(__file__).with_name("version_code.py")),
-        artifacts={"checkpoint": str(checkpoint.path), "labels": str(beside / "labels.json")},
+        artifacts={"checkpoint": str(checkpoint.path), "labels": str(beside / MANNER)},
         code_paths=[str(copied)],
         signature=_signature(checkpoint.family, decoding),
         input_example=DataFrame({"image": [base64.b64encode(example).decode()]}),

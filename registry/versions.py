@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from components.records import Checkpoint
 from components.training.checkpoint import CheckpointDamaged, CheckpointMissing, verify
 from registry import pages
 from registry.mlflow_client import KEY, connect, quoted, reaching
-from registry.version_files import write_version
+from registry.version_files import MANNER, write_version
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -158,6 +159,21 @@ class Versions:
             shutil.rmtree(place, ignore_errors=True)
             fetched.replace(place)
         return place
+
+    def manner(self, model: str, number: int) -> dict[str, Any]:
+        """How the version is asked where nobody says: `labels`, `prompts`, and `decoding` as it was measured with.
+
+        Raises VersionMissing, VersionDamaged.
+        """
+        version = self._version(model, number)
+        with tempfile.TemporaryDirectory() as folder:
+            file = self._download(version, f"artifacts/{MANNER}", Path(folder))
+            try:
+                found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                damage = CheckpointDamaged(file, f"it is no JSON ({error})")
+                raise VersionDamaged(model, number, damage) from error
+        return found
 
     def fetch(self, model: str, number: int, folder: Path) -> Path:
         """A copy of the whole version below `folder`, as `mlflow models serve -m PATH` takes it."""

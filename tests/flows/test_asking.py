@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from PIL import Image
 from typer.testing import CliRunner
@@ -21,8 +22,10 @@ from typer.testing import CliRunner
 from components import abilities
 from components.catalog import FAMILIES
 from components.data.shards import write_shards
-from components.data.transforms import read_picture
-from components.training.checkpoint import Origin, save
+from components.data.transforms import decode, read_picture
+from components.evaluation.plan import EvaluationPlan
+from components.evaluation.writing import write
+from components.training.checkpoint import Origin, load_model, save
 from flows.chosen_version import UnknownVersion, choose
 from flows.cli import app
 from infra.settings import Settings
@@ -204,6 +207,31 @@ def test_the_decoder_and_its_limit_can_be_chosen(home, images):
     assert_refused(
         diptych("caption", VIRTEX, images, "--decoder", "greedi"), 'Did you mean "greedy"'
     )
+
+
+def test_a_version_writes_as_its_experiment_measured_it(home, images, build_tiny, tiny_tokenizer):
+    plan = EvaluationPlan(decoder="nucleus", max_tokens=9, temperature=3.0, prompt="red", seed=5)
+    folder = home / "runs" / "drawn"
+    checkpoint = saved(folder, "virtex", build_tiny("virtex"), tiny_tokenizer)
+    tracking = Tracking(f"sqlite:///{home}/mlflow.db", "diptych", home / "artifacts")
+    Versions(tracking.uri).register(
+        tracking.open_run("drawn", "night"), "virtex_drawn", checkpoint, key="drawn",
+        example=png("red"), decoding=plan.decoding(), prompts=["{}", "one {}"],
+    )  # fmt: skip
+    chosen = choose("virtex_drawn", Settings.read())
+    assert chosen.plan().decoding() == plan.decoding()
+    assert chosen.plan().prompts == ("{}", "one {}")
+    # What a person names goes before; another decoder has other options, and the same prompt.
+    assert chosen.plan(max_tokens=4) == replace(chosen.plan(), max_tokens=4)
+    assert chosen.plan("nucleus") == chosen.plan()
+    beam = chosen.plan("beam")
+    assert (beam.decoder, beam.temperature, beam.prompt) == ("beam", None, "red")
+
+    model, tokenizer, _ = load_model(checkpoint.path)
+    pixels = torch.from_numpy(decode(png("red"), model.batch_spec().image_px))[None]
+    [row] = rows_of(diptych("caption", "virtex_drawn", images / "red.png", "--json"))
+    assert row["caption"] == write(model, tokenizer, pixels, plan.decoding())[0]
+    assert row["caption"] != write(model, tokenizer, pixels, EvaluationPlan().decoding())[0]
 
 
 def test_a_label_is_the_best_of_all_scores(home, images):

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from pandas import DataFrame
 from PIL import Image
 
+from components.evaluation.plan import EvaluationPlan
 from components.training.checkpoint import CheckpointDamaged, load_model
 from registry.version_files import requirements
 from registry.versions import VersionMissing, Versions
@@ -108,6 +109,19 @@ def test_another_models_checkpoint_in_its_place_is_refused(versions, registered,
         CheckpointDamaged, match=f"{model} version {number} .* not the checkpoint of"
     ):
         versions.checkpoint(model, number, tmp_path / "cache")
+
+
+def test_how_a_version_is_asked_comes_back_and_is_refused_where_it_is_damaged(versions, registered):
+    model, number, _ = registered("clip")
+    manner = versions.manner(model, number)
+    assert manner["labels"] == ["red circle", "blue square"]
+    assert manner["prompts"] == ["{}", "a drawing of a {}"]
+    assert manner["decoding"] == EvaluationPlan().decoding()
+    with pytest.raises(VersionMissing):
+        versions.manner(model, number + 7)
+    next(artifacts_of(versions, model, number).rglob("labels.json")).write_text('{"labels": [')
+    with pytest.raises(CheckpointDamaged, match=r"labels\.json"):
+        versions.manner(model, number)
 
 
 def test_an_alias_points_where_it_was_pointed_and_nowhere_before(versions, registered):
