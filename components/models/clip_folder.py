@@ -5,7 +5,6 @@ Nothing is fetched, no code of the folder is run and no pickle opened.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,9 +27,8 @@ def read_folder(name: str) -> Part:
             f"{folder}: tokenizer.json has {tokenizer.vocab_size} entries and the model {model.config.vocab_size}; "
             "they are not of one model."
         )
-    weights = hashlib.sha256((folder / hub_layout.WEIGHTS).read_bytes()).hexdigest()
     return Part(
         module=model.requires_grad_(False),
         tokenizer=tokenizer,
-        origin=Origin(kind="folder", name=name, digest=weights),
+        origin=Origin(kind="folder", name=name, digest=hub_layout.weights_digest(folder)),
     )

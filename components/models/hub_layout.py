@@ -6,6 +6,7 @@ knows no family. Never fetches anything: a folder is named, and read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -60,6 +61,35 @@ def require(config: Mapping[str, Any], wanted: Mapping[str, Any], where: str) ->
             f"{where} has {name}={found!r}; our layers are made for {wanted[name]!r}, and with other weights would "
             "give wrong numbers without a word. Choose a checkpoint that has it."
         )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The one weights file, or those that an index lists, in the order of their names; there or not.
+
+    Raises HubLayoutRefused for an index that cannot be read, or lists what is no safetensors file of its own folder.
+    """
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return [folder / WEIGHTS]
+    try:
+        listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        names = sorted({str(name) for name in listed})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise HubLayoutRefused(f"{folder / INDEX} cannot be read ({error!r}).") from error
+    for name in names:
+        # A bare name: an index must not lead out of its folder.
+        if name in ("", ".", "..") or Path(name).name != name or not name.endswith(".safetensors"):
+            raise HubLayoutRefused(
+                f'{folder / INDEX} lists "{name[:80]}", and may list only safetensors files that lie beside it.'
+            )
+    return [folder / name for name in names]
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 of the one weights file; of several, over their sha256s. Raises HubLayoutRefused."""
+    digests = [atomic.sha256_file(file) for file in weight_files(folder)]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
 
 
 def load(model: nn.Module, folder: Path, names: Names, *, ignored: Collection[str] = ()) -> None:
@@ -117,20 +147,15 @@ def _several(several: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the one weights file, or of those that an index lists."""
+    tensors: dict[str, Tensor] = {}
+    files = weight_files(folder)
     try:
-        files = [folder / WEIGHTS]
-        if not files[0].exists() and (folder / INDEX).exists():
-            listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-            # Names only: an index must not lead out of its folder.
-            files = [folder / Path(name).name for name in sorted(set(listed))]
-        tensors: dict[str, Tensor] = {}
         for file in files:
             with safe_open(file, framework="pt") as opened:
                 tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise HubLayoutRefused(
-            f"{folder}: {WEIGHTS} cannot be read ({error}). Pickled weights (.bin) are not read; "
+            f"{folder}: {file.name} cannot be read ({error}). Pickled weights (.bin) are not read; "
             "convert them to safetensors with transformers."
         ) from error
     return tensors

@@ -5,7 +5,6 @@ No code of the folder is run and no pickle opened. Nothing is fetched.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from components.config import ConfigError
 from components.data.pretrained_text import NAMES, PretrainedTokenizer
 from components.data.text import TokenizerError
 from components.models.causal_lm import CausalLm, CausalLmConfig
+from components.models.hub_layout import weight_files, weights_digest
 from components.models.lm_layouts import layout_of, sizes_of
 from components.models.parts import Origin, Part
 
@@ -34,7 +34,7 @@ def read_folder(name: str) -> Part:
     return Part(
         module=lm.requires_grad_(False).eval(),
         tokenizer=tokenizer,
-        origin=Origin(kind="folder", name=name, digest=_digest(folder)),
+        origin=Origin(kind="folder", name=name, digest=weights_digest(folder)),
     )
 
 
@@ -43,6 +43,9 @@ def read_model(folder: Path) -> CausalLm:
     from transformers import AutoConfig
 
     try:
+        weight_files(
+            folder
+        )  # refuses an index that leads out of the folder, as transformers does not
         theirs = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         layout = layout_of(theirs.model_type)
         # Weights cannot be asked for by name alone: a folder's safetensors or nothing.
@@ -94,14 +97,3 @@ def _special_ids(theirs: Any) -> dict[str, int]:
     eos = theirs.eos_token_id[0] if isinstance(theirs.eos_token_id, list) else theirs.eos_token_id
     named = {"bos_id": theirs.bos_token_id, "eos_id": eos, "pad_id": theirs.pad_token_id}
     return {name: eos if found is None else found for name, found in named.items()}
-
-
-def _digest(folder: Path) -> str:
-    """sha256 over the names and contents of all weights; of one file it is the digest of that file."""
-    digests = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -6,7 +6,6 @@ package is found but never imported: its zip is pinned by sha256, and no code of
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -85,15 +84,14 @@ def load_minilm() -> Part:
 def read_folder(name: str) -> Part:
     """The BERT in a local folder of transformers' layout, frozen, with its tokenizer; its text vector is the mean.
 
-    Needs config.json, model.safetensors and tokenizer.json. Raises HubLayoutRefused.
+    Needs config.json, model.safetensors, whole or in shards, and tokenizer.json. Raises HubLayoutRefused.
     """
     folder = Path(name)
     module, tokenizer = _read(folder)
-    weights = hashlib.sha256((folder / hub_layout.WEIGHTS).read_bytes()).hexdigest()
     return Part(
         module=module,
         tokenizer=tokenizer,
-        origin=Origin(kind="folder", name=name, digest=weights),
+        origin=Origin(kind="folder", name=name, digest=hub_layout.weights_digest(folder)),
     )
 
 

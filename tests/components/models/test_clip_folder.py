@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from components.catalog import FOLDERS
@@ -74,3 +75,19 @@ def test_a_tokenizer_of_another_clip_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(saved))
     with pytest.raises(ConfigError, match="not of one model"):
         read_folder(str(folder))
+
+
+def test_a_folder_in_shards_is_a_part_with_a_digest_of_its_own(folder: Path) -> None:
+    whole = read_folder(str(folder))
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    for file, some in (("a.safetensors", names[::2]), ("b.safetensors", names[1::2])):
+        save_file({name: tensors[name] for name in some}, folder / file)
+    placed = {name: "ab"[number % 2] + ".safetensors" for number, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    cut = read_folder(str(folder))
+    assert len(cut.origin.digest) == 64
+    assert cut.origin.digest != whole.origin.digest
+    theirs = whole.module.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in cut.module.state_dict().items())
