@@ -8,6 +8,7 @@ from typing import get_args
 
 from components.catalog import PACKAGES
 from components.config import Config, ConfigError
+from components.models.hub_snapshot import repository
 from components.models.parts import Kind, Origin
 from components.table import UnknownName, nearest
 from components.training.building import slots, starts
@@ -50,12 +51,14 @@ def _origin(text: str, where: str) -> Origin:
     kinds: tuple[Kind, ...] = get_args(Kind)
     if kind not in kinds:
         raise UnknownName(
-            f'{where}: "{text[:80]}" is none of stage:EXPERIMENT, package:NAME, folder:PATH, hub:NAME, random.'
+            f'{where}: "{text[:80]}" is none of stage:EXPERIMENT, package:NAME, folder:PATH, hub:NAME, hub:NAME@COMMIT, random.'
         )
     if not name and kind != "random":
         raise ConfigError(f"{where}: {kind}: names nothing; write {kind}:NAME.")
     if kind == "package":
         PACKAGES[name]
+    if kind == "hub":
+        repository(name)
     if kind == "folder":  # a worker has another working directory
         name = str(Path(name).expanduser().absolute())
     return Origin(kind=kind, name=name)  # type: ignore[arg-type]

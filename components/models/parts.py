@@ -25,7 +25,7 @@ class Origin:
     """stage: an experiment of ours; package: weights an installed package carries; folder, hub: transformers' layout;
     random: a stand-in of the tiny preset, for tests."""
     name: str
-    """The experiment, package, folder or hub name; the family of a stand-in."""
+    """The experiment, package, folder or hub name (OWNER/MODEL or OWNER/MODEL@COMMIT); the family of a stand-in."""
     digest: str = ""
     """Of the checkpoint, or sha256 of the weights; what makes it the same part."""
     path: str = ""

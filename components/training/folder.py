@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from components.data import atomic
+from components.models.parts import Origin
 
 JOB = "job.json"
+PARTS = "parts.json"
 _LOCK = ".lock"
 _PATIENCE_S = 10.0
 
@@ -53,6 +55,30 @@ def claim(folder: Path, job: Mapping[str, Any], *, begun: bool) -> None:
             )
     if before != job:
         atomic.write_json(path, dict(job))
+
+
+def pin(folder: Path, digests: Mapping[str, str], origins: Mapping[str, Origin]) -> None:
+    """Write down which weights the slots were handed when training began, by slot; what `pinned` gives back."""
+    held = {slot: [origins[slot].kind, origins[slot].name, digests[slot]] for slot in digests}
+    if held and held != _pins(folder):
+        atomic.write_json(folder / PARTS, held)
+
+
+def pinned(folder: Path, origins: Mapping[str, Origin]) -> dict[str, str]:
+    """The digests that `pin` wrote for slots that still name the same folder or Hub name; none before it did."""
+    return {
+        slot: digest
+        for slot, (kind, name, digest) in _pins(folder).items()
+        if slot in origins and (origins[slot].kind, origins[slot].name) == (kind, name)
+    }
+
+
+def _pins(folder: Path) -> dict[str, list[str]]:
+    path = folder / PARTS
+    found: dict[str, list[str]] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    )
+    return found
 
 
 def _wait_for(handle: int, folder: Path, patience_s: float) -> None:

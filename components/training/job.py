@@ -29,7 +29,7 @@ from components.models.parts import Origin, Part
 from components.records import BatchSpec, Checkpoint, Row, Shards
 from components.training import checkpoint, progress
 from components.training.building import build, find_part, random_part, starts
-from components.training.folder import JobChanged, claim, held
+from components.training.folder import JobChanged, claim, held, pin, pinned
 from components.training.loop import LossOf, OnStep, fit
 from components.training.optimiser import adamw
 from components.training.plan import TrainingPlan
@@ -135,7 +135,7 @@ def run_job(
             claim(job.folder, job.to_dict(), begun=resumed is not None)
         if resumed and resumed.step == job.steps:
             return resumed
-        made = _make(job, resumed, _device(job.plan, device))
+        made = _make(job, resumed, _device(job.plan, device), writes=rank == 0)
         if job.learns:
             _train(job, made, rank, world, wrap or _unwrapped, on_step)
         elif rank == 0:
@@ -157,12 +157,14 @@ class _Made:
     device: torch.device
 
 
-def _make(job: TrainingJob, resumed: Checkpoint | None, device: torch.device) -> _Made:
+def _make(
+    job: TrainingJob, resumed: Checkpoint | None, device: torch.device, *, writes: bool
+) -> _Made:
     shards = open_shards(job.shards)
     _check_same_shards(job, resumed, shards)
     family = MODELS[job.family]
     rows = [row for row in read_manifest(shards) if row.sample.split == job.split]
-    parts, tokenizer = _parts(job, rows, resumed)
+    parts, tokenizer = _parts(job, rows, resumed, writes=writes)
     config = family.Config(**job.config).fitted(rows, tokenizer)
     torch.manual_seed(job.plan.seed)
     model: Any = build(job.family, config, parts)
@@ -182,11 +184,12 @@ def _make(job: TrainingJob, resumed: Checkpoint | None, device: torch.device) ->
 
 
 def _parts(
-    job: TrainingJob, rows: Sequence[Row], resumed: Checkpoint | None
+    job: TrainingJob, rows: Sequence[Row], resumed: Checkpoint | None, *, writes: bool
 ) -> tuple[dict[str, Part], Tokenizer]:
     """What the slots are handed, and the tokenizer: that of the slot the family reads with, else one of its own."""
     # What a training began with it goes on with: a folder or a Hub name may hold other weights by now.
-    began = checkpoint.pinned(resumed.path) if resumed else {}
+    began = pinned(job.folder, job.parts)
+    began |= checkpoint.pinned(resumed.path) if resumed else {}
     found = {
         slot: checkpoint.load_part(Path(origin.path), origin)
         if origin.kind == "stage"
@@ -194,6 +197,9 @@ def _parts(
         for slot, origin in job.parts.items()
         if origin.kind != "random"
     }
+    if writes:
+        outside = [slot for slot in found if job.parts[slot].kind in ("folder", "hub")]
+        pin(job.folder, {slot: found[slot].origin.digest for slot in outside}, job.parts)
     reads_with = found.get(getattr(MODELS[job.family], "TOKENIZER", None) or "")
     if reads_with is not None and reads_with.tokenizer is not None:
         tokenizer = reads_with.tokenizer

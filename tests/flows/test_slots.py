@@ -27,6 +27,14 @@ def test_weights_to_start_from_may_be_left_out_and_are_read_where_named() -> Non
     assert (parts["text"].kind, parts["text"].name) == ("stage", "mlm_a")
 
 
+def test_a_commit_is_part_of_a_hub_name_and_a_branch_is_refused_before_anything_is_read() -> None:
+    name = f"openai/clip@{'0' * 40}"
+    parts = read_parts(VisualBert, PART, {"vision": f"hub:{name}"}, "x.yaml: parts")
+    assert (parts["vision"].kind, parts["vision"].name) == ("hub", name)
+    with pytest.raises(ConfigError, match="40 hex digits"):
+        read_parts(VisualBert, PART, {"vision": "hub:openai/clip@main"}, "x.yaml: parts")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -7,15 +7,20 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import tokenizers
 import torch
+from huggingface_hub import constants
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from components.catalog import MODELS
 from components.config import ConfigError
+from components.data import atomic
+from components.models.causal_lm import CausalLm, CausalLmConfig
 from components.models.parts import Origin, Part, handed
 from components.table import UnknownName
 from components.training import building, checkpoint, marker
 from components.training.checkpoint import CheckpointDamaged, load_model
-from components.training.folder import JobChanged
+from components.training.folder import JobChanged, pinned
 from components.training.job import TrainingJob, run_job
 from components.training.plan import TrainingPlan
 
@@ -187,6 +192,67 @@ def test_a_part_from_outside_keeps_the_name_it_was_asked_by(
     assert building.find_part("clip", asked).origin == replace(asked, digest="d" * 64)
     with pytest.raises(ConfigError, match="the model was made with eeeeeeeeeeee"):
         building.find_part("clip", replace(asked, digest="e" * 64))
+
+
+@pytest.fixture
+def lm_folder(tmp_path):
+    """A language model as transformers writes one, with a byte-level BPE."""
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280, special_tokens=["<|end|>"], show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    bpe.train_from_iterator(["a red circle"] * 3, trainer)
+    torch.manual_seed(0)
+    config = CausalLmConfig(
+        width=16, layers=1, heads=2, positions=64, vocab_size=280, bos_id=0, eos_id=0, pad_id=0
+    )
+    folder = tmp_path / "lm"
+    CausalLm(config).model.save_pretrained(folder)
+    bpe.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_a_folder_is_pinned_when_training_begins_and_not_only_by_its_first_checkpoint(
+    lm_folder, tiny_shards, tmp_path
+):
+    parts = {"lm": Origin(kind="folder", name=str(lm_folder))}
+    job = job_for("frozen", tiny_shards, tmp_path / "run", parts, replace(PLAN, checkpoint_every=2))
+
+    def stop(step, values):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(replace(job, plan=replace(job.plan, report_every=1)), on_step=stop)
+    assert checkpoint.latest(job.checkpoints) is None
+
+    file = lm_folder / "model.safetensors"
+    before = file.read_bytes()
+    file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(ConfigError, match="the model was made with"):
+        run_job(job)
+    file.write_bytes(before)
+    made = run_job(job)
+    assert made.step == 2
+    assert checkpoint.pinned(made.path) == pinned(job.folder, parts)
+    # Another folder in its place is another matter: nothing was begun with it.
+    assert pinned(job.folder, {"lm": Origin(kind="folder", name="/elsewhere")}) == {}
+
+
+def test_a_hub_name_with_its_commit_and_digest_stands_in_the_checkpoint(
+    lm_folder, tiny_shards, tmp_path, monkeypatch
+):
+    name = f"made/lm@{'a' * 40}"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(lm_folder, tmp_path / "cache/models--made--lm/snapshots" / ("a" * 40))
+    parts = {"lm": Origin(kind="hub", name=name)}
+    made = run_job(job_for("frozen", tiny_shards, tmp_path / "run", parts))
+    kept = json.loads((made.path / "config.json").read_text())["parts"]["lm"]
+    assert (kept["kind"], kept["name"]) == ("hub", name)
+    assert kept["digest"] == atomic.sha256_file(lm_folder / "model.safetensors")
+    assert load_model(made.path)[0].handed_parts["lm"].origin.name == name
 
 
 def test_a_checkpoint_with_a_slot_its_family_has_not_is_refused_before_any_path_is_made(
