@@ -23,9 +23,18 @@ def suppress(boxes_BN4: Tensor, scores_BN: Tensor, threshold: float) -> Tensor:
 
 
 def suppress_by_class(boxes_N4: Tensor, scores_NC: Tensor, threshold: float) -> Tensor:
-    """(N, C) bool: suppression within each class alone, for boxes that all classes share."""
-    classes = scores_NC.shape[1]
-    return suppress(boxes_N4.expand(classes, -1, -1), scores_NC.T, threshold).T
+    """(N, C) bool: suppression within each class alone, for boxes that all classes share.
+
+    Which box covers which is asked once for all classes, so memory grows as N * N + N * C and never as their product.
+    """
+    covers_NN = (overlap(boxes_N4, boxes_N4) > threshold).fill_diagonal_(False)
+    order_NC = scores_NC.argsort(dim=0, descending=True, stable=True)
+    stays_CN = (scores_NC > -torch.inf).T.contiguous()
+    for at_C in order_NC:
+        # One that stays until its turn lies on no better one that stays: what it covers now are worse ones.
+        goes_on_C1 = stays_CN.gather(1, at_C.unsqueeze(1))
+        stays_CN &= ~(covers_NN[at_C] & goes_on_C1)
+    return stays_CN.T
 
 
 def best(

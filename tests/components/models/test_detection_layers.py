@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.config import ConfigError
 from components.models.detection.anchors import anchors
@@ -121,6 +122,37 @@ def test_classes_are_suppressed_each_alone() -> None:
     stays = suppress_by_class(found, scores, 0.3)
     for column in range(3):
         assert stays[:, column].tolist() == slow(found, scores[:, column], 0.3)
+
+
+def test_many_classes_equal_the_lists_of_each_with_ties_and_what_is_no_box() -> None:
+    found = torch.cat([boxes(30, 3, side_px=16.0), torch.zeros(2, 4)])
+    scores = torch.rand(32, 50, generator=torch.Generator().manual_seed(9))
+    scores = ((scores * 4).round() / 4).masked_fill(scores > 0.9, -torch.inf)
+    expected = suppress(found.expand(50, -1, -1), scores.T, 0.3).T
+    assert torch.equal(suppress_by_class(found, scores, 0.3), expected)
+    assert 0 < expected.sum() < expected.numel()
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor held that was made meanwhile."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple) else (made,):
+            if isinstance(each, torch.Tensor):
+                held = each.untyped_storage().nbytes() // each.element_size()
+                self.numbers = max(self.numbers, held)
+        return made
+
+
+def test_memory_of_suppression_does_not_grow_with_classes_times_pairs_of_boxes() -> None:
+    found = boxes(100, 3)
+    scores = torch.rand(100, 1203, generator=torch.Generator().manual_seed(9))
+    with Largest() as largest:
+        best(found, scores, threshold=0.5, most=300)
+    assert 100 * 1203 <= largest.numbers < 2 * 100 * 1203
 
 
 def test_the_best_are_in_order_and_no_more_than_asked_for() -> None:
