@@ -22,7 +22,7 @@ from components.models.interleave import NO_LABEL, Documents, Marks, demonstrati
 from components.models.parts import NO_PARTS, Part, handed
 from components.models.prompts import write_answers
 from components.models.resampler import Activation, GatedCrossAttention, Resampler, looking
-from components.objectives.language import token_cross_entropy
+from components.objectives.language import mean_log_likelihood, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
 if TYPE_CHECKING:
@@ -248,9 +248,8 @@ class Flamingo(nn.Module):
         labels_BT = pairs.labels_MT[:, 1:]
         # Every document ends in <eos>, which says nothing of the pair.
         counted_BT = (labels_BT != NO_LABEL) & (labels_BT != self.marks.eos)
-        log_probs_BTV = self._logits(hidden_BTD[:, :-1]).float().log_softmax(dim=-1)
-        found_BT = log_probs_BTV.gather(-1, labels_BT.clamp(min=0)[..., None])[..., 0]
-        return (found_BT * counted_BT).sum(dim=1) / counted_BT.sum(dim=1)
+        logits_NV = self._logits(hidden_BTD[:, :-1][counted_BT])
+        return mean_log_likelihood(logits_NV, labels_BT[counted_BT], counted_BT)
 
     def answer(
         self,

@@ -20,7 +20,7 @@ from components.models.backbones import VisionShape, VisionSlot, build_vision, f
 from components.models.causal_lm import require_fit
 from components.models.parts import NO_PARTS, Part, handed
 from components.models.prompts import write_answers
-from components.objectives.language import predicted, token_cross_entropy
+from components.objectives.language import mean_log_likelihood, predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
 if TYPE_CHECKING:
@@ -190,11 +190,8 @@ class Frozen(nn.Module):
         """(B,) mean log p, in nats, of each text's words and its end, given its image; at most 0."""
         hidden_BTD = self._states(self._prefix(pixels_BCHW, keys_B), tokens_BT)
         learnt_BT = predicted(lengths_B, torch.ones_like(lengths_B), tokens_BT.shape[1])
-        log_p_NV = torch.log_softmax(self.lm.logits(hidden_BTD[learnt_BT]).float(), dim=-1)
-        found_N = log_p_NV.gather(1, tokens_BT[:, 1:][learnt_BT][:, None])[:, 0]
-        log_p_BT = torch.zeros(learnt_BT.shape, device=found_N.device)
-        log_p_BT[learnt_BT] = found_N
-        return log_p_BT.sum(dim=1) / learnt_BT.sum(dim=1)
+        logits_NV = self.lm.logits(hidden_BTD[learnt_BT])
+        return mean_log_likelihood(logits_NV, tokens_BT[:, 1:][learnt_BT], learnt_BT)
 
     def answer(
         self,

@@ -20,7 +20,7 @@ from components.models.encoder_decoder import DecoderLayer, EncoderLayer, Writin
 from components.models.groups import by_shape
 from components.models.prompts import Prompts, write_answers
 from components.models.resnet import ResNet
-from components.objectives.language import token_cross_entropy
+from components.objectives.language import mean_log_likelihood, token_cross_entropy
 from components.objectives.prefix import Cut, cut, draw_given
 from components.records import Batch, BatchSpec, Loss
 
@@ -197,12 +197,8 @@ class SimVLM(nn.Module):
         """(B,) mean log likelihood of each token of text i after `<bos>`, given image i, in nats, at most 0."""
         halves = cut(tokens_BT, lengths_B, torch.ones_like(lengths_B), bos_id=BOS_ID)
         hidden_ND = self._read(self._patches(pixels_BCHW, keys_B), len(lengths_B), halves)
-        log_p_N = -F.cross_entropy(
-            self.logits(hidden_ND).float(), halves.labels_BS[halves.learnt_BS], reduction="none"
-        )
-        total_BS = torch.zeros_like(halves.learnt_BS, dtype=torch.float32)
-        total_BS[halves.learnt_BS] = log_p_N
-        return total_BS.sum(dim=1) / (lengths_B - 1)
+        labels_N = halves.labels_BS[halves.learnt_BS]
+        return mean_log_likelihood(self.logits(hidden_ND), labels_N, halves.learnt_BS)
 
     def answer(
         self,

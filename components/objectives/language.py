@@ -28,6 +28,23 @@ def token_cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     return F.cross_entropy(logits_NV, labels_N)
 
 
+def mean_log_likelihood(logits_NV: Tensor, labels_N: Tensor, counted_BT: Tensor) -> Tensor:
+    """(B,) mean log p of each text's tokens that count, in nats, at most 0: how well a text fits what was read before.
+
+    counted_BT: bool, which places count; logits_NV and labels_N are of these alone, row after row. Raises
+    NothingToPredict for a row in which none counts.
+
+    >>> mean_log_likelihood(torch.zeros(3, 8), torch.tensor([0, 1, 2]), torch.tensor([[1, 1], [1, 0]]) > 0).exp()
+    tensor([0.1250, 0.1250])
+    """
+    counts_B = counted_BT.sum(dim=1)
+    if not bool(counts_B.all()):
+        raise NothingToPredict("A text without a token has no likelihood; give it at least <eos>.")
+    log_p_BT = torch.zeros(counted_BT.shape, device=logits_NV.device)
+    log_p_BT[counted_BT] = -F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+    return log_p_BT.sum(dim=1) / counts_B
+
+
 def predicted(lengths_B: Tensor, prompts_B: Tensor, length: int) -> Tensor:
     """(B, length - 1) bool: which tokens after the first are learnt, neither given nor padding.
 
