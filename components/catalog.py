@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from components.data.sources import emoji, emoji_scenes, openclipart, shapes, stamps
+from components.data.sources import (
+    emoji,
+    emoji_scenes,
+    openclipart,
+    shapes,
+    shapes_open,
+    stamps,
+)
 from components.decoding.beam import beam
 from components.decoding.contrastive import contrastive
 from components.decoding.greedy import greedy
@@ -13,6 +20,7 @@ from components.decoding.magic import magic
 from components.decoding.nucleus import nucleus
 from components.metrics.metric import Metric
 from components.models import minilm
+from components.models.adapted_lm import AdaptedLm
 from components.models.align import Align
 from components.models.asif import Asif
 from components.models.backbones import load_lite0
@@ -54,6 +62,7 @@ FAMILIES: Table[type[Any]] = Table(
 STAGES: Table[type[Any]] = Table(
     "stage",
     {
+        "adapted_lm": AdaptedLm,
         "lm": CausalLm,
         "mlm_text": TextBert,
     },
@@ -107,6 +116,8 @@ SOURCES: Table[Callable[..., Iterator[Sample]]] = Table(
         "openclipart": openclipart.openclipart,
         "shapes_l0": shapes.shapes_l0,
         "shapes_l1": shapes.shapes_l1,
+        "shapes_open": shapes_open.shapes_open,
+        "shapes_views": shapes_open.shapes_views,
         "stamps": stamps.stamps,
     },
 )

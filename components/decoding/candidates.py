@@ -2,10 +2,13 @@
 
 The score of word v among the k likeliest is `(1 - alpha) p(v) - alpha max_j cos(h_v, h_j) + beta f(v)`. h are hidden
 states, of v after reading it and of all that was read before, the prompt too; f is a softmax over the k words alone.
+With top_p below 1 (ours) the k are cut to the fewest whose probabilities reach it: a large k that the first word needs
+costs nothing where the next one is sure.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +32,10 @@ class Weights:
     top_k: int
     alpha: float
     beta: float = 0.0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        check(top_k=self.top_k, alpha=self.alpha, beta=self.beta)
+        check(top_k=self.top_k, alpha=self.alpha, beta=self.beta, top_p=self.top_p)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,9 @@ class Weighed:
     penalty_BK: Tensor
     """Highest cosine with a state before, in [-1, 1]."""
     steering_BK: Tensor
-    """Share of the k that the scorer gives, in [0, 1]; 0 where nothing steers."""
+    """Share of the k that the scorer gives, in [0, 1]; 0 where nothing steers, and to words left out."""
+    read_BK: Tensor
+    """bool: False for words beyond `top_p`, which were not looked at."""
     chosen_B: Tensor
     """Column of the candidate that was taken."""
 
@@ -79,7 +85,7 @@ def search(
     texts: list[list[int]] = [[] for _ in range(len(logits_BV))]
     images_B = torch.arange(len(texts), device=logits_BV.device)
     for _ in range(max_tokens):
-        ahead = _look_ahead(model, state, logits_BV, weights.top_k)
+        ahead = _look_ahead(model, state, logits_BV, weights)
         step = _weigh(ahead, read_BTD, images_B, weights, scorer and scorer(state, ahead.words_BK))
         if watch is not None:
             watch(step)
@@ -90,8 +96,7 @@ def search(
             texts[image].append(word)
         if not bool(goes_on_B.any()):
             break
-        first_B = torch.arange(len(images_B), device=images_B.device) * ahead.words_BK.shape[1]
-        kept_N = (first_B + step.chosen_B)[goes_on_B]
+        kept_N = ahead.rows_BK.gather(1, step.chosen_B[:, None])[goes_on_B, 0]
         state, logits_BV = ahead.state.reorder(kept_N), ahead.logits_NV[kept_N]
         read_BTD = torch.cat([read_BTD[goes_on_B], ahead.hidden_ND[kept_N, None]], dim=1)
         images_B = images_B[goes_on_B]
@@ -104,25 +109,51 @@ class _Ahead:
 
     words_BK: Tensor
     probs_BK: Tensor
+    read_BK: Tensor
     state: Any
+    """Of the words that were read, as the next two."""
     logits_NV: Tensor
     hidden_ND: Tensor
 
+    @property
+    def rows_BK(self) -> Tensor:
+        """Where each word that was read stands among those."""
+        return self.read_BK.flatten().cumsum(0).view(self.read_BK.shape) - 1
 
-def _look_ahead(model: Captions, state: Any, logits_BV: Tensor, top_k: int) -> _Ahead:
+    @property
+    def hidden_BKD(self) -> Tensor:
+        """Zeros for words that were not read."""
+        hidden_BKD = self.hidden_ND.new_zeros(*self.read_BK.shape, self.hidden_ND.shape[1])
+        hidden_BKD[self.read_BK] = self.hidden_ND
+        return hidden_BKD
+
+
+def _look_ahead(model: Captions, state: Any, logits_BV: Tensor, weights: Weights) -> _Ahead:
     log_probs_BV = log_probabilities(logits_BV)
-    likely_BK, words_BK = log_probs_BV.topk(min(top_k, log_probs_BV.shape[1]), dim=1)
-    read = model.step(state.repeat(words_BK.shape[1]), words_BK.flatten())
-    return _Ahead(words_BK, likely_BK.exp(), *read)
+    likely_BK, words_BK = log_probs_BV.topk(min(weights.top_k, log_probs_BV.shape[1]), dim=1)
+    probs_BK = likely_BK.exp()
+    read_BK = _within(probs_BK, weights.top_p)
+    most = int(read_BK.sum(dim=1).max())
+    words_BK, probs_BK, read_BK = words_BK[:, :most], probs_BK[:, :most], read_BK[:, :most]
+    read = model.step(state.reorder(read_BK.nonzero()[:, 0]), words_BK[read_BK])
+    return _Ahead(words_BK, probs_BK, read_BK, *read)
+
+
+def _within(probs_BK: Tensor, top_p: float) -> Tensor:
+    """bool (B, K): the fewest words, likeliest first, whose probabilities reach `top_p`; all of them at 1."""
+    if top_p == 1:  # sums of all words round to above 1
+        return torch.ones_like(probs_BK, dtype=torch.bool)
+    return probs_BK.double().cumsum(dim=1) - probs_BK < top_p
 
 
 def _weigh(
     ahead: _Ahead, read_BTD: Tensor, images_B: Tensor, weights: Weights, scores_BK: Tensor | None
 ) -> Weighed:
-    penalty_BK = likeness(ahead.hidden_ND.view(*ahead.words_BK.shape, -1), read_BTD)
+    penalty_BK = likeness(ahead.hidden_BKD, read_BTD)
     steering_BK = torch.zeros_like(ahead.probs_BK)
     if scores_BK is not None:
-        steering_BK = scores_BK.to(ahead.probs_BK).softmax(dim=1)
+        asked_BK = scores_BK.to(ahead.probs_BK).masked_fill(~ahead.read_BK, -math.inf)
+        steering_BK = asked_BK.softmax(dim=1)
     total_BK = (
         (1 - weights.alpha) * ahead.probs_BK
         - weights.alpha * penalty_BK
@@ -139,7 +170,8 @@ def _weigh(
         confidence_BK=ahead.probs_BK,
         penalty_BK=penalty_BK,
         steering_BK=steering_BK,
-        chosen_B=total_BK.argmax(dim=1),
+        read_BK=ahead.read_BK,
+        chosen_B=total_BK.masked_fill(~ahead.read_BK, -math.inf).argmax(dim=1),
     )
 
 

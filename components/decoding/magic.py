@@ -21,17 +21,19 @@ def magic(
     top_k: int = 45,
     alpha: float = 0.1,
     beta: float = 2.0,
+    top_p: float = 1.0,
     scorer: Scorer | None = None,
     watch: Watch | None = None,
 ) -> list[list[int]]:
     """The ids written for each image, without `<bos>`, prompt and `<eos>`; at most `max_tokens`, `<eos>` counted.
 
     top_k, alpha: as in contrastive search. beta: how much the image counts, at least 0; with 0 nothing is scored.
+    top_p: of the k, only the fewest whose probabilities reach this sum are looked at, in (0, 1]; 1 is the paper's.
     scorer: scores the candidates in the model's place; a model that does not steer needs one unless beta is 0.
     watch: is told the three parts of every score at each step.
     The defaults are the paper's for COCO. Raises BadOption, BadLogits. The model should be in eval mode.
     """
-    weights = Weights(top_k=top_k, alpha=alpha, beta=beta)
+    weights = Weights(top_k=top_k, alpha=alpha, beta=beta, top_p=top_p)
     if beta and scorer is None:
         if not isinstance(model, Steers):
             raise TypeError(

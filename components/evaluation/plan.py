@@ -39,7 +39,7 @@ class EvaluationPlan:
     top_k: int | None = None
     """Nucleus, contrastive, MAGIC: how many of the likeliest words are looked at."""
     top_p: float | None = None
-    """Nucleus: the share of probability that is drawn from, in (0, 1]."""
+    """Nucleus, MAGIC: the share of probability that is drawn from, or looked at; in (0, 1]."""
     temperature: float | None = None
     """Nucleus: what logits are divided by, above 0."""
     alpha: float | None = None

@@ -211,17 +211,8 @@ class CausalLm(nn.Module):
 
     def loss(self, batch: Batch) -> Loss:
         """Mean of minus log p of each token that is not given, in nats, and SimCTG's margin loss if it is asked for."""
-        tokens_BT = batch.tokens_BT[:, : int(batch.lengths_B.max())]
-        inputs_BTD = self.embed(tokens_BT[:, :-1])
-        hidden_BTD, _ = self.run(inputs_BTD, positions_BT=self._offset(inputs_BTD))
-        # Padding stands after every word, so causal order alone hides it.
-        learnt_BT = predicted(batch.lengths_B, batch.prompts_B, tokens_BT.shape[1])
-        words = token_cross_entropy(self.logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT])
-        if not self.config.simctg_margin:
-            return Loss(words, {"words": words.detach()})
-        read_BT = _real(tokens_BT[:, :-1], batch.lengths_B - 1)
-        margin = simctg(hidden_BTD, read_BT, self.config.simctg_margin)
-        return Loss(words + margin, {"words": words.detach(), "simctg": margin.detach()})
+        inputs_BT = batch.tokens_BT[:, : int(batch.lengths_B.max()) - 1]
+        return language_loss(self, batch, self.config.simctg_margin, self._offset(inputs_BT))
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
         """Matrices decay; gains and biases do not."""
@@ -239,13 +230,13 @@ class CausalLm(nn.Module):
     def after_step(self) -> None:
         """Nothing to clamp."""
 
-    def _offset(self, inputs_BTD: Tensor) -> Tensor | None:
-        rows, length = inputs_BTD.shape[:2]
+    def _offset(self, inputs_BT: Tensor) -> Tensor | None:
+        rows, length = inputs_BT.shape
         free = self.config.positions - length
         if not self.config.random_offsets or not self.training or free <= 0:
             return None
-        start_B1 = torch.randint(free + 1, (rows, 1), device=inputs_BTD.device)
-        return start_B1 + torch.arange(length, device=inputs_BTD.device)
+        start_B1 = torch.randint(free + 1, (rows, 1), device=inputs_BT.device)
+        return start_B1 + torch.arange(length, device=inputs_BT.device)
 
     def _refuse_beyond(self, positions_BT: Tensor) -> None:
         last = None if self.max_positions is None else int(positions_BT.max())
@@ -254,6 +245,23 @@ class CausalLm(nn.Module):
                 f"Position {last + 1}, and this language model has {self.max_positions}; ask for fewer tokens, "
                 "demonstrations or prefix tokens, or train a language model with more `positions`."
             )
+
+
+def language_loss(lm: Any, batch: Batch, margin: float, positions_BT: Tensor | None = None) -> Loss:
+    """Mean of minus log p of each token that is not given, in nats; with a margin above 0, SimCTG's loss beside it.
+
+    lm: a LanguageModel. positions_BT: of all tokens but the last; by default from 0 on.
+    """
+    tokens_BT = batch.tokens_BT[:, : int(batch.lengths_B.max())]
+    hidden_BTD, _ = lm.run(lm.embed(tokens_BT[:, :-1]), positions_BT=positions_BT)
+    # Padding stands after every word, so causal order alone hides it.
+    learnt_BT = predicted(batch.lengths_B, batch.prompts_B, tokens_BT.shape[1])
+    words = token_cross_entropy(lm.logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT])
+    if not margin:
+        return Loss(words, {"words": words.detach()})
+    read_BT = _real(tokens_BT[:, :-1], batch.lengths_B - 1)
+    pushed = simctg(hidden_BTD, read_BT, margin)
+    return Loss(words + pushed, {"words": words.detach(), "simctg": pushed.detach()})
 
 
 def require_fit(lm: Any, tokenizer: Tokenizer) -> None:

@@ -48,19 +48,22 @@ def _from_scratch(
     alpha: float,
     beta: float,
     prompt: tuple[int, ...] = (),
+    top_p: float = 1.0,
 ) -> list[int]:
     """The formula as the paper writes it: one image, no cache, every state computed anew for every candidate."""
     ids = list(prompt)
     while len(ids) < longest + len(prompt):
         probs = torch.softmax(next_logits(model, image, ids), 0)
         words = probs.topk(top_k).indices.tolist()
+        enough = list(itertools.accumulate(probs[words].tolist()))
+        words = words[: 1 + sum(reached < top_p for reached in enough[:-1])]
         likes = torch.softmax(TASTE[words], 0).tolist()
         before, scores = next_states(model, image, ids), []
         for word, like in zip(words, likes, strict=True):
             state = next_states(model, image, [*ids, word])[-1]
             same = max(F.cosine_similarity(state, other, dim=0).item() for other in before)
             scores.append((1 - alpha) * probs[word].item() - alpha * same + beta * like)
-        word = words[max(range(top_k), key=scores.__getitem__)]
+        word = words[max(range(len(words)), key=scores.__getitem__)]
         if word == EOS:
             break
         ids.append(word)
@@ -78,6 +81,26 @@ def test_the_cached_batched_search_equals_the_formula(
         model, images, eos_id=EOS, max_tokens=6, beta=beta, scorer=_by_taste, **weights
     )  # fmt: skip
     assert found == wanted
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9])
+def test_words_beyond_top_p_are_neither_read_nor_scored(model: VirTex, top_p: float) -> None:
+    images, weights = made_images(8), {"top_k": VOCABULARY, "alpha": 0.2, "beta": 2.0}
+    steps: list[Weighed] = []
+    wanted = [
+        _from_scratch(model, image, longest=6, top_p=top_p, **weights) for image in images
+    ]  # fmt: skip
+    found = magic(
+        model, images, eos_id=EOS, max_tokens=6, top_p=top_p, scorer=_by_taste, watch=steps.append,
+        **weights,
+    )  # fmt: skip
+    assert found == wanted
+    for step in steps:
+        assert not step.steering_BK[~step.read_BK].any()
+        assert step.read_BK.gather(1, step.chosen_B[:, None]).all()
+        torch.testing.assert_close(step.steering_BK.sum(dim=1), torch.ones(len(step.images_B)))
+    counts = torch.cat([step.read_BK.sum(dim=1) for step in steps])
+    assert (counts.min() < counts.max() < VOCABULARY) or (top_p < 0.1 and (counts == 1).all())
 
 
 def test_prompts_of_several_lengths_count_among_what_was_read(model: VirTex) -> None:
@@ -202,6 +225,7 @@ def test_scores_that_are_no_numbers_are_refused(model: VirTex) -> None:
         ({"alpha": float("nan")}, "alpha=nan"),
         ({"beta": -1.0}, "beta=-1.0 must be at least 0"),
         ({"beta": float("inf")}, "beta=inf"),
+        ({"top_p": 0.0}, "top_p=0.0 must be above 0 and at most 1"),
     ],
 )
 def test_a_weight_out_of_range_is_refused(model: VirTex, wrong: dict, wanted: str) -> None:

@@ -18,6 +18,8 @@ from components.training.optimiser import adamw
 from components.training.plan import TrainingPlan
 
 LEARNING = sorted(name for name, family in MODELS.items() if issubclass(family, Learns))
+NOTHING_DRAWN = {"adapted_lm"}
+"""Begin as what they were handed: a seed decides their batches alone."""
 BUILT = sorted(set(MODELS) - set(LEARNING))
 
 
@@ -62,10 +64,12 @@ def test_one_repeated_batch_is_learnt(build, batch: Batch) -> None:
     assert losses[-1] < 0.35 * losses[0]
 
 
-def test_the_same_seed_gives_the_same_losses_and_another_does_not(build, batch: Batch) -> None:
+def test_the_same_seed_gives_the_same_losses_and_another_does_not(
+    name, build, batch: Batch
+) -> None:
     first, again, other = (_learn(build(seed), batch, steps=3) for seed in (0, 0, 1))
     assert first == again
-    assert first != other
+    assert (first != other) == (name not in NOTHING_DRAWN)
 
 
 def test_a_checkpoint_read_back_is_the_same_model_bit_for_bit(
