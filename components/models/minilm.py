@@ -20,8 +20,7 @@ from components.data.pretrained_text import PretrainedTokenizer
 from components.data.text import TokenizerError
 from components.models import hub_layout
 from components.models.hub_layout import HubLayoutRefused, Names
-from components.models.lite0 import PretrainedMissing
-from components.models.packaged import packaged_file
+from components.models.packaged import PretrainedMissing, packaged_file
 from components.models.parts import Origin, Part
 from components.models.text_bert import EPS, BertConfig, BertEncoder, real
 

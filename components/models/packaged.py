@@ -7,7 +7,9 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from components.models.lite0 import PretrainedMissing
+
+class PretrainedMissing(FileNotFoundError):
+    """Pretrained weights are not installed, or are not the ones this code was checked with."""
 
 
 def packaged_file(

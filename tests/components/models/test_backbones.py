@@ -13,7 +13,8 @@ from components.config import ConfigError
 from components.models import lite0
 from components.models.backbones import FrozenSlot, build_vision
 from components.models.frozen_tower import FeatureCache, fingerprint
-from components.models.lite0 import PretrainedMissing, SamePad
+from components.models.lite0 import SamePad
+from components.models.packaged import PretrainedMissing
 
 pretrained = pytest.mark.skipif(
     importlib.util.find_spec(lite0.PACKAGE) is None, reason='needs the extra "pretrained"'
@@ -188,11 +189,17 @@ def test_a_missing_package_is_told_with_what_to_install(monkeypatch) -> None:
         build_vision("lite0", 96).initialise()
 
 
-def test_weights_with_another_checksum_are_not_opened(tmp_path, monkeypatch) -> None:
-    file = tmp_path / lite0.WEIGHTS
-    file.parent.mkdir()
+def test_weights_with_another_checksum_are_not_opened_and_their_package_is_not_run(
+    tmp_path, monkeypatch
+) -> None:
+    file = tmp_path / "made_lite0_package" / lite0.WEIGHTS
+    file.parent.mkdir(parents=True)
+    (tmp_path / "made_lite0_package" / "__init__.py").write_text("raise RuntimeError('was run')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(lite0, "PACKAGE", "made_lite0_package")
+    with pytest.raises(PretrainedMissing, match=r"is not there.*diptych\[pretrained\]"):
+        lite0.read_weights()
     file.write_bytes(b"\x80\x02not a model")
-    monkeypatch.setattr(lite0, "weights_path", lambda: file)
     with pytest.raises(PretrainedMissing, match="has sha256"):
         lite0.read_weights()
 

@@ -18,8 +18,8 @@ from components.abilities import TextEncoder
 from components.data.text import Tokenizer
 from components.models import minilm
 from components.models.hub_layout import HubLayoutRefused
-from components.models.lite0 import PretrainedMissing
 from components.models.minilm import PACKAGE, load_minilm, read_folder
+from components.models.packaged import PretrainedMissing
 
 WORDS = ("a", "red", "ball", "##s", "green", "tree", "[", "]", "cls", "unused", "##0", "!")
 VOCABULARY = [

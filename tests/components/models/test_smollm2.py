@@ -12,7 +12,7 @@ import torch
 
 from components.models import smollm2
 from components.models.causal_lm import CausalLm, require_fit
-from components.models.lite0 import PretrainedMissing
+from components.models.packaged import PretrainedMissing
 from components.models.parts import Part
 from components.models.smollm2 import load_smollm2
 
