@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.cli_asking import asking
+from flows.cli_scoring import scoring
 
 app = typer.Typer(
     name="diptych",
@@ -302,6 +303,7 @@ def _check(experiments: list[str], overrides: list[str], debug: bool) -> None:
 
 
 app.add_typer(asking)
+app.add_typer(scoring)
 
 
 def _print_version(asked: bool) -> None:

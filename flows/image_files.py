@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from components.data.transforms import MAX_BYTES, UnreadableImage, decode
+from flows.terminal import plain
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 IMAGES_AT_ONCE = 32
@@ -75,11 +76,6 @@ def read_bytes(path: Path) -> bytes:
     if (size_bytes := path.stat().st_size) > MAX_BYTES:
         raise UnreadableImage(f"{size_bytes} bytes; at most {MAX_BYTES} are read.")
     return path.read_bytes()
-
-
-def plain(text: str) -> str:
-    """The text without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def _meant(name: str) -> list[Path]:

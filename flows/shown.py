@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from flows.image_files import plain
+from flows.terminal import plain
 
 Row = Mapping[str, Any]
 

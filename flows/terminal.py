@@ -92,6 +92,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def plain(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
 def show(outcomes: Sequence[Outcome]) -> None:
     """Report tables, verdicts with their reasons, and the pages to open."""
     from rich.console import Console
