@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 
+from components.metrics.meteor.resources import Resources, from_parts
+
+# Abbreviations that keep their dot before a capital, the last one before a number only.
+METEOR_PREFIXES = ["Corp", "Dr", "J", "K", "Mr", "Mrs", "Ms", "Prof", "Sr", "St", "vs"]
+METEOR_PREFIXES += ["No #NUMERIC_ONLY#"]
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -41,3 +46,16 @@ def golden() -> Golden:
 @pytest.fixture(scope="session")
 def golden_pairs() -> list[dict[str, str]]:
     return json.loads((GOLDEN / "tokenizer.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def meteor_resources() -> Resources:
+    """All of METEOR's data that the golden captions can touch."""
+    saved = json.loads((GOLDEN / "meteor_resources_subset.json").read_text("utf-8"))
+    return from_parts(
+        saved["function_words"],
+        METEOR_PREFIXES,
+        saved["synsets"],
+        [(phrase, other) for phrase, other in saved["paraphrases"]],
+        "golden",
+    )
