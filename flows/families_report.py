@@ -17,7 +17,7 @@ from statistics import fmean, pstdev
 
 from components.data import atomic
 from components.data.shards import ShardsMissing, open_shards
-from components.evaluation.measure import COLUMNS, measure
+from components.evaluation.measure import COLUMNS, measure_loaded
 from components.records import Checkpoint
 from components.training import progress
 from components.training.checkpoint import load_model
@@ -59,8 +59,10 @@ def made(name: str, seed: int) -> Result:
     asked = [plan.to_dict(), [rule.metric for rule in experiment.gate]]
     kept = job.folder / f"result-{_short_digest(asked)}.json"
     if not kept.exists():
-        report = measure(run_job(job), open_shards(job.shards), plan.split, plan, settings.captions)
-        model, _, _ = load_model(job.final)
+        loaded = load_model(run_job(job).path)
+        report = measure_loaded(
+            loaded, open_shards(job.shards), plan.split, plan, settings.captions
+        )
         found = Result(
             experiment=name,
             family=experiment.family,
@@ -70,7 +72,7 @@ def made(name: str, seed: int) -> Result:
             metrics=tuple(dict.fromkeys(rule.metric for rule in experiment.gate)),
             values=dict(report.values),
             count=report.count,
-            trained=sum(each.numel() for each in model.parameters() if each.requires_grad),
+            trained=sum(each.numel() for each in loaded[0].parameters() if each.requires_grad),
             training=f"{job.plan.steps} × {job.plan.batch_size}" if job.learns else "",
             cpu_s=_cpu_s(job),
         )

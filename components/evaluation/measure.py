@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from components import abilities
 from components.catalog import METRICS
 from components.data.batches import SplitImages, load_split
 from components.data.shards import read_manifest
+from components.data.text import Tokenizer
 from components.evaluation.answering import answering
 from components.evaluation.captioning import captioning, captions_key, read_captions, write_captions
 from components.evaluation.detecting import detecting
@@ -94,7 +96,18 @@ def measure(
     captions_folder: Path,
 ) -> Report:
     """Every number the model's abilities call for, on one split; captions are kept in `captions_folder`."""
-    model, tokenizer, _ = load_model(checkpoint.path)
+    return measure_loaded(load_model(checkpoint.path), shards, split, plan, captions_folder)
+
+
+def measure_loaded(
+    loaded: tuple[Any, Tokenizer, Checkpoint],
+    shards: Shards,
+    split: str,
+    plan: EvaluationPlan,
+    captions_folder: Path,
+) -> Report:
+    """As `measure`, of what `load_model` gave: for who wants more of a model than its numbers."""
+    model, tokenizer, checkpoint = loaded
     side_px = model.batch_spec().image_px
     subject = Subject(
         model=model,
