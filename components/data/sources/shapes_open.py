@@ -53,16 +53,16 @@ def _view(index: int) -> Sample:
     background = dice.choice(list(BACKGROUNDS))
     red, green, blue = (channel + dice.randint(-9, 9) for channel in BACKGROUNDS[background])
     colour, shape, name = thing.colour, thing.shape, thing.name
-    key = name.replace(" ", "-")
+    one, key = f"{'an' if colour == 'orange' else 'a'} {name}", name.replace(" ", "-")
     return Sample(
         id=f"view-{index:06d}",
         image=draw((thing,), (red, green, blue), side_px),
         captions=(
             name,
-            f"a {name}",
-            f"there is a {name}",
+            one,
+            f"there is {one}",
             f"a {shape} that is {colour}",
-            f"a {name} on a {background} background",
+            f"{one} on a {background} background",
         ),
         split=_split(index),
         concept=key,
