@@ -173,7 +173,10 @@ class Detects(Protocol):
         class_lengths_C: Tensor,
         base_C: Tensor,
     ) -> list[Detections]:
-        """One record an image. base_C: bool, True for classes whose boxes training knew."""
+        """One record an image. base_C: bool, True for classes whose boxes training knew.
+
+        class_tokens_CT: C classes in each of `batch_spec().prompts`, a class's rows side by side.
+        """
 
 
 @runtime_checkable

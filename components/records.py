@@ -152,6 +152,8 @@ class BatchSpec:
     """Each row brings a second caption: of its own image, or with probability one half of another one."""
     boxes: bool = False
     """Each row brings the boxes of its image."""
+    prompts: tuple[str, ...] = ("{}",)
+    """Templates that a class's name stands in, `{}` in its place, where boxes have names."""
     answers: tuple[str, ...] = ()
     """Answers that questions are scored over; a row's question is then its text, and its answers soft targets."""
 
@@ -163,9 +165,9 @@ class Boxes:
     corners_BO4: Tensor
     """float32: left, top, right, bottom in pixels of the batch's images; rows with fewer boxes hold zeros."""
     classes_BO: Tensor
-    """int64: row of `class_tokens_CT`; -1 where there is no box."""
+    """int64: number of the class; -1 where there is no box."""
     class_tokens_CT: Tensor
-    """int64: the names of the classes that training knows, as token rows."""
+    """int64: the names of the classes that training knows, as token rows: one for each prompt, a class's side by side."""
     class_lengths_C: Tensor
     """int64: tokens of each name without padding."""
 

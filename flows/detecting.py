@@ -13,6 +13,7 @@ from torch import Tensor
 from components.abilities import Detections, Detects
 from components.config import ConfigError
 from components.data import atomic
+from components.data.row_boxes import in_prompts
 from components.data.transforms import read_picture
 from components.evaluation.drawing import draw_detections
 from flows.answering import answer_all, image_of
@@ -44,16 +45,16 @@ def detect(
     chosen.require("find objects", Detects)
     names = asked or list(chosen.model.config.classes)
     drawn = _Drawn(out, images)
-    side_px = chosen.model.batch_spec().image_px
     known = set(chosen.model.config.classes)
-    tokens_CT, lengths_C = chosen.tokenizer.encode(names, chosen.model.batch_spec().max_tokens)
+    spec = chosen.model.batch_spec()
+    tokens_CT, lengths_C = chosen.tokenizer.encode(in_prompts(names, spec.prompts), spec.max_tokens)
     base_C = torch.tensor([name in known for name in names])
 
     def answer(paths: Sequence[Path], pixels_BCHW: Tensor) -> list[dict[str, Any]]:
         found = chosen.model.detect(pixels_BCHW, tokens_CT, lengths_C, base_C)
         for path, each in zip(paths, found, strict=True):
-            drawn.draw(path, each, names, side_px, at_least)
-        return [{"detections": _listed(each, names, side_px, at_least)} for each in found]
+            drawn.draw(path, each, names, spec.image_px, at_least)
+        return [{"detections": _listed(each, names, spec.image_px, at_least)} for each in found]
 
     columns = {"image": image_of, "found": _found}
     return answer_all(chosen, images, answer, columns, as_json)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.data.answers import answer_targets
-from components.data.row_boxes import base_classes, boxes_of
+from components.data.row_boxes import base_classes, boxes_of, in_prompts
 from components.data.second_captions import second_captions
 from components.data.shards import read_images, read_manifest
 from components.data.text import Tokenizer
@@ -86,7 +86,8 @@ class Batches:
         self._order = lru_cache(maxsize=2)(self._permutation)
         self._text = TEXTS[spec.texts]
         self._classes = base_classes(images.rows) if spec.boxes else []
-        self._names = tokenizer.encode(self._classes, spec.max_tokens)
+        named = in_prompts(self._classes, spec.prompts)
+        self._names = tokenizer.encode(named, spec.max_tokens)
 
     def batch(self, step: int) -> Batch:
         """This rank's slice of the global batch of a step, counted from 0."""

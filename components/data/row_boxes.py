@@ -15,6 +15,15 @@ def base_classes(rows: Sequence[Row]) -> list[str]:
     return sorted({box.label for row in rows for box in row.sample.boxes if not box.novel})
 
 
+def in_prompts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
+    """Each name in each prompt, those of one name side by side.
+
+    >>> in_prompts(["cat", "dog"], ["{}", "a {}"])
+    ['cat', 'a cat', 'dog', 'a dog']
+    """
+    return [prompt.replace("{}", name) for name in names for prompt in prompts]
+
+
 def boxes_of(
     rows: Sequence[Row],
     mirrored: Sequence[bool],
@@ -24,7 +33,7 @@ def boxes_of(
 ) -> Boxes:
     """Boxes of `classes` in images cut to `side_px`; one that the cut leaves empty is dropped.
 
-    names: the classes as tokens_CT and lengths_C.
+    names: the classes in their prompts, as tokens_CT and lengths_C.
     """
     number = {name: index for index, name in enumerate(classes)}
     found = [

@@ -15,7 +15,7 @@ import torch
 
 from components.abilities import Detections
 from components.data.batches import SplitImages
-from components.data.row_boxes import base_classes, cut
+from components.data.row_boxes import base_classes, cut, in_prompts
 from components.evaluation.controls import shuffled
 from components.evaluation.subject import Subject
 from components.metrics.detection import Guess, Statistics, Truth, score, statistics
@@ -56,8 +56,8 @@ def detecting(subject: Subject) -> dict[str, float]:
         "image_blind/": [guesses[at] for at in shuffled(len(guesses), subject.plan.blind_seed)],
         "chance/": _renamed(guesses, len(words.labels), subject.plan.blind_seed),
     }
-    if hasattr(subject.model, "detect_by_text"):
-        columns["text_only/"] = found_by(subject, subject.model.detect_by_text, words)
+    if by_text := getattr(subject.model, "detect_by_text", None):
+        columns["text_only/"] = found_by(subject, by_text, words)
     return {
         prefix + name: value
         for prefix, column in columns.items()
@@ -83,8 +83,9 @@ def truth_of(images: SplitImages, labels: Sequence[str]) -> list[Truth]:
 @torch.inference_mode()
 def found_by(subject: Subject, detect: Any, words: Vocabulary) -> list[Guess]:
     """What `detect` finds in every image of the split."""
-    limit = subject.model.batch_spec().max_tokens
-    tokens_CT, lengths_C = subject.tokenizer.encode(words.labels, limit)
+    spec = subject.model.batch_spec()
+    named = in_prompts(words.labels, spec.prompts)
+    tokens_CT, lengths_C = subject.tokenizer.encode(named, spec.max_tokens)
     base_C = torch.arange(len(words.labels)) < words.base
     return [
         _guess(found)

@@ -7,37 +7,31 @@ The classes to look for are an argument of `detect`. Letters: R regions · P pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from components.abilities import Detections, Embeds
 from components.config import Config, ConfigError
 from components.models.detection.distilled import Distilled
-from components.models.detection.finder import Finder, Found, Proposals, sample_regions, take
-from components.models.detection.nms import best
+from components.models.detection.finder import Finder, Found
+from components.models.detection.judging import Regions, detections
+from components.models.detection.names import ClassNames
 from components.models.detection.pyramid import build_backbone
 from components.models.detection.regions import RegionBranch
 from components.models.detection.roi_align import roi_align_pyramid
+from components.models.detection.targets import BOX_CODEC, boxes_of, targets
 from components.models.parts import NO_PARTS, Part, handed
 from components.objectives import detection
-from components.objectives.boxes import clip, decode, encode
+from components.objectives.boxes import clip, decode
 from components.records import Batch, BatchSpec, Boxes, Loss
 
 if TYPE_CHECKING:
     from components.data.text import Tokenizer
     from components.records import Row
-
-BOX_CODEC = (10.0, 10.0, 5.0, 5.0)
-"""Weights of the box head's offsets."""
-
-
-class BoxesMissing(ValueError):
-    """A batch without boxes: there is nothing to learn a detector from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +74,10 @@ class VildConfig(Config):
     head_norm: bool = False
     """Batch norm in the head, as in the paper; a batch of few regions learns better without."""
     scale: float = 100.0
-    """1 / temperature: what cosines are multiplied by."""
+    """1 / temperature: what the text branch's cosines are multiplied by."""
+    image_scale: float = 100.0
+    """The same for the image branch, whose space is the teacher's as it is: the teacher's own, 100 for OpenAI's. A small
+    CLIP's is 15 to 20; at 100 the branch is sure where the teacher doubts, and a mean with it costs base classes."""
     image_weight: float = 0.5
     """Weight of the image loss: 0.5 in the paper for R-50."""
     ensemble_weight: float = 2 / 3
@@ -99,6 +96,8 @@ class VildConfig(Config):
     """Most boxes an image that are returned."""
     max_tokens: int = 24
     """Longest class name, with its `<bos>` and `<eos>`."""
+    prompts: tuple[str, ...] = ("{}",)
+    """Templates whose embeddings are averaged to one a class; `{}` is its name. The paper has 63."""
     classes: tuple[str, ...] = ()
     """Base classes: labels of the training boxes that are not novel. Training sets them."""
 
@@ -112,6 +111,8 @@ class VildConfig(Config):
                 f"crop_fill={self.crop_fill} and ensemble_weight={self.ensemble_weight}: the first is in (0, 1], "
                 "the second in [0, 1]; the paper has 1 and 2/3."
             )
+        if not self.prompts or any("{}" not in prompt for prompt in self.prompts):
+            raise ConfigError('Each of `prompts` holds "{}" where the class\'s name goes.')
         if self.proposals > self.candidates or self.distilled > self.proposals:
             raise ConfigError(
                 f"candidates={self.candidates}, proposals={self.proposals}, distilled={self.distilled}: each is "
@@ -142,19 +143,6 @@ class VildConfig(Config):
             head_convs=4, head_layers=2, head_width=1024, head_norm=True, distilled=300,
             finder_steps=18000, detections=300, max_tokens=77,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regions:
-    """All that is known of a batch's proposals before any class is named."""
-
-    boxes_BP4: Tensor
-    """Refined, in pixels."""
-    text_BPD: Tensor
-    """Embeddings that names are compared with."""
-    image_BPD: Tensor
-    """Those of the distilled branch; the same where there is one branch."""
-    proposals: Proposals
 
 
 class Vild(nn.Module):
@@ -189,11 +177,16 @@ class Vild(nn.Module):
             scales=config.crop_scales, fill=config.crop_fill,
         )  # fmt: skip
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._names: dict[tuple[Any, ...], Tensor] = {}
+        self._names = ClassNames(self.clip, len(config.prompts))
 
     def batch_spec(self) -> BatchSpec:
         config = self.config
-        return BatchSpec(image_px=config.image_px, max_tokens=config.max_tokens, boxes=True)
+        return BatchSpec(
+            image_px=config.image_px,
+            max_tokens=config.max_tokens,
+            boxes=True,
+            prompts=config.prompts,
+        )
 
     def initialise(self, parts: Mapping[str, Part] = NO_PARTS) -> None:
         """Load the frozen backbone's weights, if it is one. Raises PretrainedMissing."""
@@ -210,13 +203,14 @@ class Vild(nn.Module):
 
         Raises BoxesMissing for a batch without boxes.
         """
-        boxes = _boxes(batch)
+        boxes = boxes_of(batch)
         found = self.finder(batch.pixels_BCHW, batch.keys_B)
         config = self.config
         parts = self.finder.losses(found, boxes, config.anchors_sampled)
         parts |= self._region_losses(found, boxes)
-        # Zero times what is not learnt: several workers wait for a gradient of every parameter.
-        silent = 0.0 * self.background.sum()
+        # Zero times what is not learnt now: several workers wait for a gradient of every parameter.
+        learnt = [param for param in self.parameters() if param.requires_grad]
+        silent = 0.0 * torch.stack([param.sum() for param in learnt]).sum()
         if config.learns == "image":
             parts.pop("text")
         if config.learns != "text":
@@ -256,14 +250,18 @@ class Vild(nn.Module):
         text_CD = self.embed_names(class_tokens_CT, class_lengths_C)
         return self._best(regions, self.scores(regions, text_CD, base_C))
 
-    def detect_by_text(
+    @property
+    def detect_by_text(self) -> Callable[..., list[Detections]] | None:
+        """`detect` by the text classifier alone, which a second judge is measured against; None where there is none."""
+        return self._detect_by_text if self.image_branch else None
+
+    def _detect_by_text(
         self,
         pixels_BCHW: Tensor,
         class_tokens_CT: Tensor,
         class_lengths_C: Tensor,
         base_C: Tensor,
     ) -> list[Detections]:
-        """`detect` by the text classifier alone: what the image branch is measured against."""
         regions = self.embed_regions(pixels_BCHW)
         text_CD = self.embed_names(class_tokens_CT, class_lengths_C)
         return self._best(regions, self._by_text(regions, text_CD))
@@ -285,28 +283,16 @@ class Vild(nn.Module):
             boxes_BP4=boxes_BP4, text_BPD=text_BPD, image_BPD=image_BPD, proposals=proposals
         )
 
-    @torch.no_grad()
     def embed_names(self, class_tokens_CT: Tensor, class_lengths_C: Tensor) -> Tensor:
-        """The classifier, (C, D): the teacher's text embeddings, frozen and remembered."""
-        name = (
-            class_tokens_CT.device,
-            tuple(class_tokens_CT.shape),
-            *class_tokens_CT.flatten().tolist(),
-        )
-        if name not in self._names:
-            # One vocabulary at a time is in use: a training's, then an evaluation's. An inference tensor could not
-            # serve a training later.
-            with torch.inference_mode(False), torch.no_grad():
-                named_CD = self.clip.embed_texts(class_tokens_CT, class_lengths_C)
-            self._names = {name: named_CD}
-        return self._names[name]
+        """The classifier, (C, D): the teacher's embeddings of the classes in their prompts, frozen and remembered."""
+        return self._names.embed(class_tokens_CT, class_lengths_C)
 
     def scores(self, regions: Regions, text_CD: Tensor, base_C: Tensor) -> Tensor:
         """(B, P, C) in [0, 1]: probability of each class, the background counted and then left out."""
         learns = self.config.learns
         if learns in ("text", "vild"):
             return self._by_text(regions, text_CD)
-        image_BPC = (self.config.scale * regions.image_BPD @ text_CD.T).softmax(dim=-1)
+        image_BPC = (self.config.image_scale * regions.image_BPD @ text_CD.T).softmax(dim=-1)
         if learns == "image":
             # This branch knows no background; whether there is an object at all is the proposal network's to say.
             return (image_BPC * regions.proposals.scores_BP.unsqueeze(-1)).sqrt()
@@ -320,48 +306,40 @@ class Vild(nn.Module):
         return logits.softmax(dim=-1)[..., 1:]
 
     def _region_losses(self, found: Found, boxes: Boxes) -> dict[str, Tensor]:
-        config = self.config
         proposals = self.finder.propose(found, **self._proposing)
-        boxes_BR4, assigned_BR, real_BR = sample_regions(proposals, boxes, config.regions)
-        hidden = self.branch.hidden(self._read(found, boxes_BR4).flatten(0, 1))
-        region_ND = self.branch.embed(hidden)
+        wanted = targets(proposals, boxes, self.config.regions)
+        # Padding is left out before the head, whose batch norm would count it.
+        hidden_ND = self.branch.hidden(self._read(found, wanted.boxes_BR4)[wanted.real_BR])
+        # All names base: no other is in the batch, so none has to be masked.
         text_CD = self.embed_names(boxes.class_tokens_CT, boxes.class_lengths_C)
-        # All of them base: no other name is in the batch, so none has to be masked.
-        logits = detection.text_logits(region_ND, text_CD, self.background, config.scale)
-        class_BR = boxes.classes_BO.gather(1, assigned_BR.clamp(min=0))
-        class_BR = torch.where(assigned_BR >= 0, class_BR, detection.BACKGROUND)
-        wanted_BR4 = encode(take(boxes.corners_BO4, assigned_BR.clamp(min=0)), boxes_BR4, BOX_CODEC)
-        offsets_BR4 = self.refine(hidden).unflatten(0, real_BR.shape)
-        chosen_BR = real_BR & (assigned_BR >= 0)
+        logits_NC = detection.text_logits(
+            self.branch.embed(hidden_ND), text_CD, self.background, self.config.scale
+        )
+        is_object_N, count = wanted.classes_N >= 0, wanted.real_BR.sum()
         return {
             "boxes": detection.offset_loss(
-                offsets_BR4, wanted_BR4, chosen_BR, real_BR.sum(), beta=1.0
+                self.refine(hidden_ND), wanted.offsets_N4, is_object_N, count, beta=1.0
             ),
-            "text": detection.text_loss(logits[real_BR.flatten()], class_BR[real_BR]),
+            "text": detection.text_loss(logits_NC, wanted.classes_N),
         }
 
     def _image_loss(self, found: Found, batch: Batch) -> Tensor:
-        if int(self.steps) >= self.config.finder_steps:
-            boxes_BM4, real_BM, teacher_BMD = self.distilled.of(
-                self.clip, batch.pixels_BCHW, batch.keys_B
-            )
-        else:
-            # Nothing yet, by the same path: several workers wait for a gradient of every parameter.
-            shape = (len(batch.pixels_BCHW), self.config.distilled)
-            boxes_BM4 = found.logits_BN.new_zeros(*shape, 4)
-            real_BM = torch.zeros(shape, dtype=torch.bool, device=boxes_BM4.device)
-            teacher_BMD = found.logits_BN.new_zeros(*shape, len(self.background))
+        nothing = found.logits_BN.new_zeros(())
+        if int(self.steps) < self.config.finder_steps:
+            return nothing
+        boxes_BM4, real_BM, teacher_BMD = self.distilled.of(
+            self.clip, batch.pixels_BCHW, batch.keys_B
+        )
+        # As above; and a batch norm knows no deviation of one row.
+        if int(real_BM.sum()) < 2:
+            return nothing
         branch = self.image_branch or self.branch
-        region_ND = branch(self._read(found, boxes_BM4).flatten(0, 1))
-        return detection.image_loss(region_ND, teacher_BMD.flatten(0, 1), real_BM.flatten())
+        region_ND = branch(self._read(found, boxes_BM4)[real_BM])
+        return detection.image_loss(region_ND, teacher_BMD[real_BM], real_BM[real_BM])
 
     def _best(self, regions: Regions, scores_BPC: Tensor) -> list[Detections]:
-        config, made = self.config, []
-        for image, real_P in enumerate(regions.proposals.real_BP):
-            boxes_P4, scores_PC = regions.boxes_BP4[image, real_P], scores_BPC[image, real_P]
-            found = best(boxes_P4, scores_PC, threshold=config.overlap, most=config.detections)
-            made.append(Detections(boxes_N4=found[0], scores_N=found[1], classes_N=found[2]))
-        return made
+        config = self.config
+        return detections(regions, scores_BPC, overlap=config.overlap, most=config.detections)
 
     def _read(self, found: Found, boxes_BR4: Tensor) -> Tensor:
         config = self.config
@@ -373,17 +351,6 @@ class Vild(nn.Module):
             config.pyramid_width, bins=config.bins, convs=config.head_convs,
             layers=config.head_layers, width=config.head_width, norm=config.head_norm, embed=embed,
         )  # fmt: skip
-
-
-def _boxes(batch: Batch) -> Boxes:
-    if batch.boxes is None:
-        raise BoxesMissing(
-            "The batch has no boxes; a ViLD's batch_spec asks for them. Sources with boxes: shapes_l1, emoji_scenes."
-        )
-    # One row more that is no box, so that a batch without any needs no other path.
-    corners_BO4 = F.pad(batch.boxes.corners_BO4, (0, 0, 0, 1))
-    classes_BO = F.pad(batch.boxes.classes_BO, (0, 1), value=-1)
-    return replace(batch.boxes, corners_BO4=corners_BO4, classes_BO=classes_BO)
 
 
 def _width(teacher: Any, side_px: int) -> int:

@@ -138,6 +138,28 @@ def test_a_text_branch_of_its_own_gets_a_column(subject) -> None:
     assert values["ap_all"] == pytest.approx(1)
 
 
+def test_a_model_with_one_judge_has_no_column_of_its_text_alone(subject) -> None:
+    class OneJudge(Oracle):
+        detect_by_text = None
+
+    assert not any(name.startswith("text_only/") for name in detecting(subject(OneJudge)))
+
+
+def test_classes_are_asked_for_in_every_prompt_of_the_model(
+    subject, splits, tiny_tokenizer
+) -> None:
+    class Prompted(Oracle):
+        def batch_spec(self) -> BatchSpec:
+            return BatchSpec(image_px=PX, max_tokens=16, boxes=True, prompts=("{}", "a {}"))
+
+    made = subject(Prompted)
+    assert detecting(made)["ap_all"] == pytest.approx(1)
+    tokens, base = made.model.asked[0]
+    label = vocabulary(splits["train"], splits["test"]).labels[0]
+    assert len(tokens) == 2 * len(base)
+    assert [tiny_tokenizer.decode(row) for row in tokens[:2].tolist()] == [label, f"a {label}"]
+
+
 def test_a_split_without_boxes_is_not_measured(subject) -> None:
     made = subject(Oracle)
     bare = [replace(row, sample=replace(row.sample, boxes=())) for row in made.images.rows]

@@ -11,9 +11,12 @@ from torch.nn import functional as F
 from components.abilities import Detects
 from components.config import ConfigError
 from components.data.batches import Batches, SplitImages, load_split
+from components.models.detection.finder import sample_regions
+from components.models.detection.targets import BoxesMissing, boxes_of
 from components.models.detection.teacher import crops, embed_regions, window
 from components.models.parts import Part
-from components.models.vild import BoxesMissing, Vild, VildConfig
+from components.models.vild import Vild, VildConfig
+from components.objectives.detection import ensemble
 from components.records import Batch
 from components.training.building import random_part
 from components.training.tensors import read_weights, write_weights
@@ -233,11 +236,106 @@ def test_detections_are_boxes_within_the_image_best_first(build, batch: Batch, n
         assert set(each.classes_N.tolist()) <= {0, 1}
 
 
-def test_one_branch_judges_by_text_alone(build, batch: Batch, names) -> None:
-    model = build(learns="vild").eval()
+@pytest.mark.parametrize("learns", ["text", "image", "vild"])
+def test_one_branch_has_no_second_judge(build, learns: str) -> None:
+    assert build(learns=learns).detect_by_text is None
+
+
+def test_the_text_judge_of_an_ensemble_is_its_first_branch_without_the_other(
+    build, batch: Batch, names
+) -> None:
+    model = build(learns="ensemble").eval()
     asked = (batch.pixels_BCHW, *names("red circle", "a fox"), torch.tensor([True, False]))
-    for one, other in zip(model.detect(*asked), model.detect_by_text(*asked), strict=True):
+    before = model.detect_by_text(*asked)
+    both = model.detect(*asked)
+    for param in model.image_branch.parameters():
+        torch.nn.init.normal_(param)
+    for one, other in zip(before, model.detect_by_text(*asked), strict=True):
         assert torch.equal(one.scores_N, other.scores_N)
+    changed = zip(both, model.detect(*asked), strict=True)
+    assert not all(torch.equal(one.scores_N, other.scores_N) for one, other in changed)
+
+
+def test_each_branch_of_an_ensemble_has_its_own_temperature(build, batch: Batch, names) -> None:
+    model = build(learns="ensemble", scale=50.0, image_scale=9.0, ensemble_weight=0.75).eval()
+    regions = model.embed_regions(batch.pixels_BCHW)
+    text_CD = model.embed_names(*names("red circle", "a fox"))
+    base = torch.tensor([True, False])
+    image = (9 * regions.image_BPD @ text_CD.T).softmax(-1)
+    everything = torch.cat([F.normalize(model.background, dim=-1)[None], text_CD])
+    text = (50 * regions.text_BPD @ everything.T).softmax(-1)[..., 1:]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.scores(regions, text_CD, base), ensemble(text, image, base, 0.75)
+        )
+
+
+def test_a_class_is_the_mean_of_its_prompts_and_other_prompts_are_other_classes(
+    build, batch_for, names
+) -> None:
+    model = build(prompts=("{}", "a {}", "the {} here"))
+    found = model.embed_names(
+        *names("fox", "a fox", "the fox here", "ant", "a ant", "the ant here")
+    )
+    each = [
+        F.normalize(model.clip.embed_texts(*names(text))[0], dim=-1)
+        for text in ("fox", "a fox", "the fox here")
+    ]
+    with torch.no_grad():
+        torch.testing.assert_close(found[0], F.normalize(sum(each), dim=-1))
+    assert len(found) == 2
+    assert not torch.allclose(found[0], build().embed_names(*names("fox"))[0], atol=1e-4)
+    with pytest.raises(ValueError, match="3 prompts"):
+        model.embed_names(*names("fox", "a fox"))
+
+
+def test_a_batch_names_each_class_in_each_prompt(build, batch_for) -> None:
+    prompts = ("{}", "there is a {}")
+    plain, asked = (
+        batch_for(build().batch_spec(), 6),
+        batch_for(build(prompts=prompts).batch_spec(), 6),
+    )
+    assert len(asked.boxes.class_tokens_CT) == 2 * len(plain.boxes.class_tokens_CT)
+    assert torch.equal(asked.boxes.classes_BO, plain.boxes.classes_BO)
+    assert asked.boxes.class_lengths_C[1] > asked.boxes.class_lengths_C[0]
+    assert torch.isfinite(build(prompts=prompts).train().loss(asked).total)
+
+
+def rows_read(branch, inside: list[int]) -> None:
+    """Put how many regions a branch's layers read at once into a list."""
+    branch.layers.register_forward_pre_hook(lambda _, inputs: inside.append(len(inputs[0])))
+
+
+def test_the_heads_batch_norm_never_sees_padding(build, batch: Batch) -> None:
+    model = build(learns="ensemble", head_norm=True)
+    step_once(model, batch)
+    read: dict[str, list[int]] = {"text": [], "image": []}
+    rows_read(model.branch, read["text"])
+    rows_read(model.image_branch, read["image"])
+    torch.manual_seed(3)
+    found = model.finder(batch.pixels_BCHW, batch.keys_B)
+    torch.manual_seed(3)
+    model._region_losses(found, boxes_of(batch))
+    torch.manual_seed(3)
+    proposals = model.finder.propose(found, **model._proposing)
+    boxes_BR4, _, real_BR = sample_regions(proposals, boxes_of(batch), model.config.regions)
+    assert read["text"] == [int(real_BR.sum())]
+    assert int(real_BR.sum()) < boxes_BR4.shape[0] * boxes_BR4.shape[1], "there is padding"
+    model._image_loss(found, batch)
+    real_BM = model.distilled.of(model.clip, batch.pixels_BCHW, batch.keys_B)[1]
+    assert read["image"] == [int(real_BM.sum())]
+
+
+def test_every_parameter_has_a_gradient_before_and_after_the_image_loss_is_on(
+    build, batch: Batch
+) -> None:
+    """Several workers wait for each of them."""
+    model = build(learns="ensemble", head_norm=True).train()
+    for _ in range(2):
+        model.zero_grad(set_to_none=True)
+        model.loss(batch).total.backward()
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+        model.after_step()
 
 
 def test_a_batch_without_a_single_box_is_learnt_from_as_background(build, batch: Batch) -> None:
@@ -259,6 +357,8 @@ def test_a_batch_that_brings_no_boxes_is_refused(build, batch: Batch) -> None:
 def test_settings_that_cannot_work_are_refused(tiny_rows, tiny_tokenizer) -> None:
     with pytest.raises(ConfigError, match="crop_fill"):
         VildConfig(crop_fill=0.0)
+    with pytest.raises(ConfigError, match="prompts"):
+        VildConfig(prompts=("a thing",))
     with pytest.raises(ConfigError, match="distilled"):
         VildConfig(distilled=200)
     bare = [replace(row, sample=replace(row.sample, boxes=())) for row in tiny_rows]
