@@ -28,7 +28,7 @@ OPENERS = _words("""
 MERGED = {"can": "not", "gon": "na", "got": "ta", "wan": "na", "gim": "me", "lem": "me"}
 # Words with an apostrophe that no rule explains.
 WITH_APOSTROPHE = _words("""
-    cap'n c'mon s'mores nor'easter li'l nat'l ev'ry ol' dunkin' somethin' 'em 'til 'till 'cause
+    cap'n c'mon s'mores nor'easter li'l nat'l ev'ry ol' dunkin' somethin' 'em 'till 'til 'cause
 """)
 # How the reference spells what it keeps.
 SPELT = {

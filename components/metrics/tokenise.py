@@ -56,8 +56,8 @@ def _plain_words(caption: str) -> list[str] | None:
 
 def _spell(token: str) -> str:
     """A matched piece of text as the reference writes it; empty if the reference filters it out."""
-    if token in SPELT:
-        return SPELT[token]
+    if token.lower() in SPELT:
+        return SPELT[token.lower()]
     if token.isalnum():
         return token.lower()
     if not token.strip(FILTERED) or _BLANK.match(token):
@@ -96,6 +96,7 @@ def _one_of(words: Iterable[str]) -> str:
 # Pieces the alternatives are made of; `++`, `*+` and `(?>…)` never give back, so no text makes a piece try twice. Groups
 # are `(?>(?:…)+)` and not `(?:…)++`: before 3.11.5 Python kept half an iteration of the latter (gh-106052).
 Q = "['’]"
+APOSTROPHE = "['’`‘‛]"
 L = f"[{_characters(_is_letter)}]"
 W = f"[{_characters(lambda character: _is_letter(character) or character.isdecimal())}]"
 PART = rf"(?>(?:[dlnoDLNO]{Q})?){W}++(?>(?:_{W}++)*)"
@@ -103,12 +104,13 @@ SLASHABLE = r"[A-Za-z0-9]++(?>(?:-[A-Za-z]++)*)"
 BLANK = r"[\s\x00-\x1f\x7f\ud800-\udfff\U00010000-\U0010ffff]++"
 INITIALS = rf"(?>(?:[A-Za-z]\.)+)(?!{L})"
 ACRONYM = rf"(?>(?:[A-Za-z]\.){{2,}})(?!{L})"
-CLITIC = rf"{Q}(?i:s|m|d|re|ve|ll)(?!{L})"
-NOT = r"(?i:n['’`‘‛]t)"
+# The typographic apostrophe cuts a clitic off whatever follows: "ab’man" -> "ab 'm an".
+CLITIC = r"(?:'(?i:s|m|d|re|ve|ll)(?![A-Za-z])|’(?i:s|m|d|re|ve|ll))"
+NOT = rf"(?i:n{APOSTROPHE}t)"
 HALF = "|".join(rf"(?i:{one})(?=(?i:{two})(?!{W}|{Q}{L}))" for one, two in MERGED.items())
 REST = r"[^\s<>\"(){}|]*"
 END = r"[^\s<>\"(){}|.,!?-]"
-STOP = r"(?:\.(?=[,;]))?"
+STOP = r"(?:\.(?=[,;:]))?"
 GAP = r"[ \xa0-]"
 SYMBOL = (
     r"[#$%&*+/<=>@\\^_|~()\[\]{}¡-©¬®-´¶-¹¼-¿×÷"
@@ -123,7 +125,7 @@ ALTERNATIVES = (
     # What begins nothing longer, first only for speed.
     rf"{BLANK}|(?!{HALF})[A-Za-z]{{2,}}+(?= )|[,()\[\]{{}}](?!\d)|[\"“”%/~|$\\]|&(?![a-z#])|\+(?![\d.,:])",
     r"--+|\.\.\.|''",
-    r"&(?:lt|gt);|&\#\d++;",
+    r"(?i:&(?:lt|gt);)|&\#\d++;",
     r"</?[A-Za-z!?][^<>]*+>",
     rf"(?i:https?://)[A-Za-z0-9]++(?>(?:[.-][A-Za-z0-9]++)+)(?:[:/?#](?:{REST}{END})?)?",
     rf"(?:[A-Za-z0-9]++\.){{1,8}}(?i:com|net|org|edu)/{REST}(?<!/){END}",
@@ -139,12 +141,12 @@ ALTERNATIVES = (
     rf"(?:{_one_of(map(str.title, STATES))}|{_one_of(map(str.upper, STATES))})\.(?!{L})",
     rf"{L}{W}*+(?>(?:[.!?]{L}{W}*+)+)",
     r"[+-]?\d*+(?>(?:[.,:]\d++)+)|[+-]\d++",
-    rf"(?i:{_one_of(WITH_APOSTROPHE)})(?!{L})|{Q}n(?:{Q}|(?!\S))|{Q}\d\d(?:s|(?!\S))|{CLITIC}|'[tT](?=(?i:is|was)(?:{NOT})?(?!{L}))",
-    rf"[dlnoDLNO]{Q}{L}{L}{W}*+|[djlDJL](?!{CLITIC}){Q}|[yY](?!{CLITIC}){Q}(?={L})",
+    rf"(?i:{_one_of(WITH_APOSTROPHE)})|{Q}[nN](?:{Q}|(?!\S))|’[nN]|{Q}\d\d(?:[sS]|(?!\S))|{CLITIC}|'[tT](?=(?i:is|was))",
+    rf"[dlnoA-HJ-XZ](?!{Q}(?i:ll|ve|re)(?!{L})){APOSTROPHE}{L}{L}{W}*+|[djlDJL](?!{CLITIC}){Q}|[yY](?!{CLITIC}){Q}(?={L})",
     rf"{L}+?(?={NOT})|{NOT}{L}*+",
-    rf"{L}{L}++(?<=[aeiouyAEIOUY]){Q}[aeiouAEIOU]{L}*+",
+    rf"{L}{L}++(?<=[aeiouyAEIOUY])(?!{CLITIC}){APOSTROPHE}[aeiouA-Z]{L}*+",
     HALF,
-    rf"{W}++(?>(?:_{W}++)*)(?<!\d){STOP}|{W}++(?>(?:_{W}++)*)",
+    rf"{W}++(?>(?:_{W}++)*){STOP}",
     rf"#{L}++|@[A-Za-z_][A-Za-z0-9_]*+",
     r"[!?]{2,}+|\*++|\#++|@++|_++|>>?|<<?",
     SYMBOL,

@@ -54,6 +54,13 @@ def test_every_golden_caption_is_equal(golden):
         (":-\\ :{ ;O =D :3 :-) x", ":-\\ :{ ;o =d :3 :--rrb- x"),
         ("5² ₹5 ♥ 🐶 a‑b a−b ❤️", "5 ² 5 ♥ a‑b a − b ❤"),
         ("&quot;a&quot; &lt;b&gt; it&apos;s AT&amp;T", "a < b > it 's at&t"),
+        ("zz A'man isO'Brien the'Ba I'am zz", "zz a'man iso'brien the'ba i am zz"),
+        ("zz B`ab the‘AB ne`arby d`rex ab`ab zz", "zz b`ab the‘ab ne`arby d`rex ab ab zz"),
+        ("zz ab’man 1990s’shower a ’red ’n dog zz", "zz ab 'm an 1990s 's hower a 're d ’n dog zz"),
+        ("rock 'N' roll since the '90S zz", "rock 'n' roll since the '90s zz"),
+        ("zz 'emother 'tilxq 'tisxq c'monxq zz", "zz 'em other 'til xq 't isxq c'mon xq zz"),
+        ("zz 5.: b5., 5.; it.:D 1.5., zz", "zz 5. b5. 5. it. :d 1.5 zz"),
+        ("the city'S O'Hare D'll zz 'Sé zz", "the city 's o'hare d 'll zz 's é zz"),
     ],
 )  # fmt: skip
 def test_tricky_sentence(text, words):
