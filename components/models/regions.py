@@ -1,4 +1,4 @@
-"""Where a family that reads regions has them from: the cells of an image tower's map."""
+"""Where a family that reads regions has them from, the cells of an image tower's map, and what is made of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.models.backbones import VisionShape, VisionSlot, build_vision, frozen_vision
+from components.models.blocks import PostNormBlock
 from components.models.parts import Part, handed
 
 
@@ -61,3 +62,41 @@ class Standardised(nn.Module):
         share = 1 / self.seen
         self.mean += (regions_ND.mean(0) - self.mean) * share
         self.square += (regions_ND.square().mean(0) - self.square) * share
+
+
+class RegionEncoder(nn.Module):
+    """Regions to as many levels as it has layers, each the input of the next (VisualGPT, after M2 Transformer)."""
+
+    def __init__(
+        self,
+        inward: int,
+        width: int,
+        heads: int,
+        *,
+        inner: int,
+        layers: int,
+        dropout: float,
+        places: int,
+    ) -> None:
+        """places: regions that have a learned vector of their own place; 0 leaves them without order."""
+        super().__init__()
+        self.inward = nn.Sequential(
+            nn.Linear(inward, width), nn.GELU(), nn.Dropout(dropout), nn.LayerNorm(width)
+        )
+        self.places = nn.Parameter(torch.zeros(places, width)) if places else None
+        if self.places is not None:
+            nn.init.normal_(self.places, std=0.02)
+        self.layers = nn.ModuleList(
+            PostNormBlock(width, heads, inner=inner, dropout=dropout, bend=nn.ReLU)
+            for _ in range(layers)
+        )
+
+    def forward(self, regions_BND: Tensor, mask_BN: Tensor | None = None) -> list[Tensor]:
+        """(B, N, D) of every level. mask_BN: bool, False for regions that are padding."""
+        x_BND, levels = self.inward(regions_BND), []
+        if self.places is not None:
+            x_BND = x_BND + self.places
+        for layer in self.layers:
+            x_BND = layer(x_BND, mask_BN)
+            levels.append(x_BND)
+        return levels

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from components.abilities import LanguageModel
 from components.config import Config, ConfigError
-from components.models.blocks import CrossAttention, KeysValues, PostNormBlock
+from components.models.blocks import CrossAttention, KeysValues
 from components.models.gpt2 import CausalAttention, TwoLayers, copy_gpt2, initialise_gpt2
 from components.models.parts import NO_PARTS, Part
 from components.models.prompts import Prompts, given, positions, readable
-from components.models.regions import region_slot
+from components.models.regions import RegionEncoder, region_slot
 from components.models.virtex import TextTooLong, Written
 from components.objectives.language import mean_log_likelihood, predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
@@ -37,9 +37,9 @@ LANGUAGE = ("wte.", "wpe.", "ln_f.")
 class VisualGptConfig(Config):
     """What a VisualGPT is made of; the defaults are the tiny preset."""
 
-    vision: Literal["conv", "resnet50", "lite0", "part"] = "conv"
-    """Whose map's cells are the regions: a small ResNet or ResNet-50 that learns, the frozen pretrained Lite0, or the
-    frozen tower of the part "vision"."""
+    vision: Literal["conv", "lite0", "part"] = "conv"
+    """Whose map's cells are the regions: a small ResNet that learns, the frozen pretrained Lite0, or the frozen tower of
+    the part "vision"."""
     image_px: int = 64
     """Side of the square input image, in pixels."""
     vision_widths: tuple[int, ...] = (32, 64, 128)
@@ -100,9 +100,10 @@ class VisualGptConfig(Config):
 
     @classmethod
     def paper(cls) -> Self:
-        """GPT-2 of 124 M and three encoder layers; 49 grid cells of a ResNet-50 stand for its 2048-wide regions."""
+        """GPT-2 of 124 M and three encoder layers over fixed regions: the cells of a frozen tower that is handed in, for
+        the paper's detections."""
         return cls(
-            vision="resnet50", image_px=224, places=False, max_tokens=1024, layers=12, width=768,
+            vision="part", image_px=224, places=False, max_tokens=1024, layers=12, width=768,
             heads=12, encoder_inner=2048, vocab_size=50257, language_lr_scale=1.0,
         )  # fmt: skip
 
@@ -119,38 +120,6 @@ def gates(pre: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     language = torch.sigmoid(pre)
     vision = 1 - language
     return language * (language > threshold), vision * (vision > threshold)
-
-
-class RegionEncoder(nn.Module):
-    """Regions to as many levels as it has layers, each the input of the next."""
-
-    def __init__(self, config: VisualGptConfig, regions: int, region_width: int) -> None:
-        super().__init__()
-        self.inward = nn.Sequential(
-            nn.Linear(region_width, config.width),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.LayerNorm(config.width),
-        )
-        self.places = nn.Parameter(torch.zeros(regions, config.width)) if config.places else None
-        if self.places is not None:
-            nn.init.normal_(self.places, std=0.02)
-        self.layers = nn.ModuleList(
-            PostNormBlock(
-                config.width, config.heads, inner=config.encoder_inner, dropout=config.dropout, bend=nn.ReLU
-            )
-            for _ in range(config.levels)
-        )  # fmt: skip
-
-    def forward(self, regions_BND: Tensor, mask_BN: Tensor | None = None) -> list[Tensor]:
-        """mask_BN: bool, False for regions that are padding."""
-        x_BND, levels = self.inward(regions_BND), []
-        if self.places is not None:
-            x_BND = x_BND + self.places
-        for layer in self.layers:
-            x_BND = layer(x_BND, mask_BN)
-            levels.append(x_BND)
-        return levels
 
 
 class GatedBlock(nn.Module):
@@ -228,7 +197,11 @@ class VisualGpt(nn.Module):
         self.vision = region_slot(
             config.vision, config.image_px, config.vision_widths, parts, "VisualGPT"
         )
-        self.encoder = RegionEncoder(config, self.vision.map_tokens, self.vision.map_width)
+        self.encoder = RegionEncoder(
+            self.vision.map_width, config.width, config.heads, inner=config.encoder_inner,
+            layers=config.levels, dropout=config.dropout,
+            places=self.vision.map_tokens if config.places else 0,
+        )  # fmt: skip
         self.wte = nn.Embedding(config.vocab_size, config.width)
         self.wpe = nn.Embedding(config.max_tokens, config.width)
         self.drop = nn.Dropout(config.dropout)

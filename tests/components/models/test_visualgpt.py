@@ -12,8 +12,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from components.config import ConfigError
 from components.decoding.beam import beam
 from components.decoding.greedy import greedy
+from components.models.backbones import VisionSlot
 from components.models.causal_lm import CausalLm, CausalLmConfig
 from components.models.parts import Origin, Part
+from components.models.resnet import resnet50
 from components.models.virtex import BOS_ID, TextTooLong, VirTex, VirtexConfig
 from components.models.visualgpt import VisualGpt, VisualGptConfig, gates
 from components.records import Batch
@@ -370,23 +372,23 @@ def test_gpt2s_own_weights_learn_at_their_own_rate() -> None:
     assert held["language_matrices"] | held["language_vectors"] == gpt2
 
 
-def test_the_papers_preset_holds_gpt2_of_124_million_parameters() -> None:
+def test_the_papers_preset_learns_gpt2_of_124_million_parameters_over_fixed_regions() -> None:
     """The paper gives no count of the whole; GPT-2's own is published, and the rest is worked out here."""
     with torch.device("meta"):
-        model = VisualGpt(VisualGptConfig.paper())
-    named = dict(model.named_parameters())
+        tower = VisionSlot(resnet50(), 224, (0.0,) * 3, (1.0,) * 3)
+        model = VisualGpt(VisualGptConfig.paper(), {"vision": _part(tower)})
     groups = {group["name"]: group["params"] for group in model.param_groups()}
     language = sum(
         param.numel() for name, params in groups.items() if "language" in name for param in params
     )
     assert language == 124_439_808
-    width, inner = 768, 2048
-    encoder = 2048 * width + 3 * width
+    width, inner, regions_width = 768, 2048, 2048
+    encoder = regions_width * width + 3 * width
     encoder += 3 * (4 * (width**2 + width) + 2 * width * inner + inner + width + 4 * width)
     look_and_gates = 4 * (width**2 + width) + 3 * (2 * width**2 + width)
-    tower = sum(param.numel() for name, param in named.items() if name.startswith("vision."))
-    total = sum(param.numel() for param in named.values())
-    assert total == language + encoder + 12 * look_and_gates + tower
+    learnt = sum(param.numel() for param in model.parameters() if param.requires_grad)
+    assert learnt == language + encoder + 12 * look_and_gates
+    assert not any(param.requires_grad for param in model.vision.parameters())
 
 
 @pytest.mark.parametrize(
