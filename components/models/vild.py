@@ -24,6 +24,7 @@ from components.models.detection.pyramid import build_backbone
 from components.models.detection.regions import RegionBranch
 from components.models.detection.roi_align import roi_align_pyramid
 from components.models.detection.targets import BOX_CODEC, boxes_of, targets
+from components.models.detection.teacher import embed_width
 from components.models.parts import NO_PARTS, Part, handed
 from components.objectives import detection
 from components.objectives.boxes import clip, decode
@@ -157,7 +158,7 @@ class Vild(nn.Module):
         self.config = config
         self.clip = handed(parts, "clip", Embeds, "ViLD")
         crop_px: int = self.clip.batch_spec().image_px
-        embed = _width(self.clip, crop_px)
+        embed = embed_width(self.clip, crop_px)
         self._proposing = {
             "candidates": config.candidates, "proposals": config.proposals, "threshold": 0.7,
         }  # fmt: skip
@@ -182,11 +183,8 @@ class Vild(nn.Module):
     def batch_spec(self) -> BatchSpec:
         config = self.config
         return BatchSpec(
-            image_px=config.image_px,
-            max_tokens=config.max_tokens,
-            boxes=True,
-            prompts=config.prompts,
-        )
+            image_px=config.image_px, max_tokens=config.max_tokens, boxes=True, prompts=config.prompts
+        )  # fmt: skip
 
     def initialise(self, parts: Mapping[str, Part] = NO_PARTS) -> None:
         """Load the frozen backbone's weights, if it is one. Raises PretrainedMissing."""
@@ -333,8 +331,7 @@ class Vild(nn.Module):
         # As above; and a batch norm knows no deviation of one row.
         if int(real_BM.sum()) < 2:
             return nothing
-        branch = self.image_branch or self.branch
-        region_ND = branch(self._read(found, boxes_BM4)[real_BM])
+        region_ND = (self.image_branch or self.branch)(self._read(found, boxes_BM4)[real_BM])
         return detection.image_loss(region_ND, teacher_BMD[real_BM], real_BM[real_BM])
 
     def _best(self, regions: Regions, scores_BPC: Tensor) -> list[Detections]:
@@ -351,11 +348,3 @@ class Vild(nn.Module):
             config.pyramid_width, bins=config.bins, convs=config.head_convs,
             layers=config.head_layers, width=config.head_width, norm=config.head_norm, embed=embed,
         )  # fmt: skip
-
-
-def _width(teacher: Any, side_px: int) -> int:
-    """Width of the teacher's space, by asking it."""
-    device = next(teacher.parameters()).device
-    blank = torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8, device=device)
-    with torch.no_grad():
-        return int(teacher.embed_images(blank).shape[-1])

@@ -8,6 +8,7 @@ is stretched; beyond the image its edge goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ from torch.nn import functional as F
 from components.abilities import Embeds
 from components.models.backbones import CHUNK
 from components.models.detection.roi_align import roi_align
+
+
+def embed_width(teacher: Any, side_px: int) -> int:
+    """Width of the teacher's space, by asking it."""
+    device = next(teacher.parameters()).device
+    blank = torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8, device=device)
+    with torch.no_grad():
+        return int(teacher.embed_images(blank).shape[-1])
 
 
 def window(boxes_M4: Tensor, scale: float) -> Tensor:
