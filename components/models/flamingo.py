@@ -18,10 +18,17 @@ from components.abilities import LanguageModel, Shots
 from components.config import Config, ConfigError
 from components.models.backbones import frozen_vision
 from components.models.blocks import KeysValues
-from components.models.interleave import NO_LABEL, Documents, Marks, demonstrations, interleave
+from components.models.interleave import (
+    NO_LABEL,
+    Documents,
+    Marks,
+    behind_shots,
+    interleave,
+    padded_left,
+)
 from components.models.parts import NO_PARTS, Part, handed
 from components.models.prompts import write_answers
-from components.models.resampler import Activation, GatedCrossAttention, Resampler, looking
+from components.models.resampler import Activation, GatedCrossAttention, Resampler, Written, looking
 from components.objectives.language import mean_log_likelihood, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
@@ -91,27 +98,6 @@ class FlamingoConfig(Config):
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Written:
-    """The text so far in the LM's cache, and the image it is about as each gated layer's keys and values.
-
-    What is written after the prompt holds no `<image>`, so it all looks at the prompt's last one.
-    """
-
-    past: Any
-    media: tuple[KeysValues, ...]
-
-    def repeat(self, times: int) -> Written:
-        """Each row `times` times, side by side."""
-        rows = torch.arange(len(self.media[0].keys), device=self.media[0].keys.device)
-        return self.reorder(rows.repeat_interleave(times))
-
-    def reorder(self, index_N: Tensor) -> Written:
-        """Row i becomes what row index_N[i] was."""
-        media = tuple(image.select(index_N) for image in self.media)
-        return Written(self.past.reorder(index_N), media)
-
-
 class Flamingo(nn.Module):
     """Learns to go on with interleaved documents; only the resampler, the gated layers and two tokens change.
 
@@ -159,11 +145,8 @@ class Flamingo(nn.Module):
     def batch_spec(self) -> BatchSpec:
         config = self.config
         return BatchSpec(
-            image_px=config.image_px,
-            max_tokens=config.max_tokens,
-            flip=config.flip,
-            texts=config.texts,
-        )
+            image_px=config.image_px, max_tokens=config.max_tokens, flip=config.flip, texts=config.texts
+        )  # fmt: skip
 
     def initialise(self, parts: Mapping[str, Part] = NO_PARTS) -> None:
         """Start the two tokens at the size that words have; the parts came as they are."""
@@ -177,10 +160,11 @@ class Flamingo(nn.Module):
         The part `gate` is the mean of |tanh| of all gates: 0 as long as the LM is alone.
         """
         documents = self._documents(batch)
-        latents_BRD = self._latents(batch.pixels_BCHW, batch.keys_B)
-        hidden_MTD, _ = self._read(
-            documents.tokens_MT, documents.times_MT, _gathered(latents_BRD, documents.rows_MS)
-        )
+        # Where a document has fewer images, row 0's, which no token sees.
+        latents_MSRD = self._latents(batch.pixels_BCHW, batch.keys_B)[
+            documents.rows_MS.clamp(min=0)
+        ]
+        hidden_MTD, _ = self._read(documents.tokens_MT, documents.times_MT, latents_MSRD)
         labels_MT = documents.labels_MT[:, 1:]
         learnt_MT = labels_MT != NO_LABEL
         total = token_cross_entropy(
@@ -209,21 +193,12 @@ class Flamingo(nn.Module):
         prompts: Sequence[Sequence[int]] | None = None,
     ) -> tuple[Written, Tensor, Tensor]:
         """As `prefill`, behind `<image> text <|endofchunk|>` of each demonstration; one without an image is text alone."""
-        texts, pictures, slots = [], list(pixels_BCHW), []
-        for row, given in enumerate(shots):
-            images = [image for image, _ in given if image is not None]
-            shown = [(image is not None, words) for image, words in given]
-            texts.append(demonstrations(shown, self.marks) + self._query(prompts, row))
-            slots.append([*range(len(pictures), len(pictures) + len(images)), row])
-            pictures += images
-        most = max(map(len, slots))
-        rows_MS = torch.tensor(
-            [row + [-1] * (most - len(row)) for row in slots], device=pixels_BCHW.device
-        )
+        queries = [self._query(prompts, row) for row in range(len(pixels_BCHW))]
+        texts, shown, rows_MS = behind_shots(shots, queries, self.marks, pixels_BCHW.device)
         # One key for all: what a tower remembers is told apart by pixels, and demonstrations come again.
-        stacked = torch.stack(pictures)
+        stacked = torch.stack([*pixels_BCHW, *shown])
         latents_NRD = self._latents(stacked, torch.zeros(len(stacked), dtype=torch.long))
-        return self._prefill(texts, _gathered(latents_NRD, rows_MS))
+        return self._prefill(texts, latents_NRD[rows_MS.clamp(min=0)])
 
     def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor, Tensor]:
         """Append one token to every row: (state, logits_NV of the next, hidden_ND of this one)."""
@@ -267,8 +242,7 @@ class Flamingo(nn.Module):
 
     def similarity_features(self, pixels_BCHW: Tensor) -> Tensor:
         """(B, D) of the frozen tower: what demonstrations similar to an image are chosen by (RICES)."""
-        keys_B = torch.zeros(len(pixels_BCHW), dtype=torch.long)
-        return self.vision.encode(pixels_BCHW, keys_B)[1]
+        return self.vision.encode(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.long))[1]
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
         """Only the matrices of the gated layers decay (the paper's 0.1); resampler, vectors and tokens do not."""
@@ -326,17 +300,10 @@ class Flamingo(nn.Module):
         self, texts: Sequence[Sequence[int]], latents_MSRD: Tensor
     ) -> tuple[Written, Tensor, Tensor]:
         """`<bos>` and texts, padded on the left so that each row's next word follows the last column."""
-        longest, device = max(map(len, texts)), latents_MSRD.device
-        self._refuse_text(longest + 1)
-        tokens_MT = torch.tensor(
-            [[self.marks.pad] * (longest - len(text)) + [self.marks.bos, *text] for text in texts],
-            device=device,
-        )
-        padding_M = torch.tensor([longest - len(text) for text in texts], device=device)
-        mask_MT = torch.arange(longest + 1, device=device) >= padding_M[:, None]
-        times_MT = (tokens_MT == self.marks.image).cumsum(dim=1)
+        self._refuse_text(max(map(len, texts)) + 1)
+        tokens_MT, times_MT, mask_MT = padded_left(texts, self.marks, latents_MSRD.device)
         hidden_MTD, past = self._read(tokens_MT, times_MT, latents_MSRD, mask_MT)
-        rows = torch.arange(len(texts), device=device)
+        rows = torch.arange(len(texts), device=tokens_MT.device)
         last_MRD = latents_MSRD[rows, times_MT[:, -1] - 1]
         media = tuple(layer.attention.read(last_MRD) for layer in self.gated)
         words_MV = self._words(hidden_MTD[:, -1])
@@ -381,8 +348,3 @@ class Flamingo(nn.Module):
                 f"A text of {tokens} tokens, and the language model has {most} positions; take fewer demonstrations, "
                 "fewer images_per_document, a smaller max_tokens, or a language model trained with more positions."
             )
-
-
-def _gathered(latents_BRD: Tensor, rows_MS: Tensor) -> Tensor:
-    """Each document's images (M, S, R, D); where it has fewer, row 0's, which no token sees."""
-    return latents_BRD[rows_MS.clamp(min=0)]

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from components.abilities import Shots
 
 NO_LABEL = -100
 
@@ -89,6 +92,55 @@ def demonstrations(shown: Sequence[tuple[bool, Sequence[int]]], marks: Marks) ->
     for has_image, words in shown:
         ids += [*([marks.image] if has_image else []), *words, marks.chunk]
     return ids
+
+
+def behind_shots(
+    shots: Sequence[Shots], queries: Sequence[Sequence[int]], marks: Marks, device: Any
+) -> tuple[list[list[int]], list[Tensor], Tensor]:
+    """Each query behind its demonstrations: the texts, the demonstrations' pictures, and whose picture is where.
+
+    The last is (M, S) as `queries_behind` has it, where the queries' own pictures come first.
+    """
+    texts: list[list[int]] = []
+    pictures: list[Tensor] = []
+    counts: list[int] = []
+    for given, query in zip(shots, queries, strict=True):
+        shown = [(image is not None, words) for image, words in given]
+        texts.append([*demonstrations(shown, marks), *query])
+        counts.append(sum(has_image for has_image, _ in shown))
+        pictures += [image for image, _ in given if image is not None]
+    return texts, pictures, queries_behind(counts, device)
+
+
+def queries_behind(counts: Sequence[int], device: Any) -> Tensor:
+    """(M, S) int64: which picture each image of a prompt is, where queries come first and demonstrations in order.
+
+    counts: images among each query's demonstrations, which stand before it. -1 where a prompt has fewer.
+
+    >>> queries_behind([2, 0], "cpu").tolist()
+    [[2, 3, 0], [1, -1, -1]]
+    """
+    most, rows, first = max(counts) + 1, [], len(counts)
+    for query, count in enumerate(counts):
+        rows.append([*range(first, first + count), query] + [-1] * (most - 1 - count))
+        first += count
+    return torch.tensor(rows, device=device)
+
+
+def padded_left(
+    texts: Sequence[Sequence[int]], marks: Marks, device: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`<bos>` and each text, so that its next word follows the last column: tokens_MT, times_MT, and mask_MT of what
+    is no padding."""
+    longest = max(map(len, texts))
+    padding = [longest - len(text) for text in texts]
+    tokens_MT = torch.tensor(
+        [[marks.pad] * pad + [marks.bos, *text] for pad, text in zip(padding, texts, strict=True)],
+        device=device,
+    )
+    column_T = torch.arange(longest + 1, device=device)
+    mask_MT = column_T >= torch.tensor(padding, device=device)[:, None]
+    return tokens_MT, (tokens_MT == marks.image).cumsum(dim=1), mask_MT
 
 
 def _document(

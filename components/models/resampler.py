@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -164,6 +165,27 @@ class GatedCrossAttention(nn.Module):
         seen = self.attention(self.norm(x_BTD), media, sees_BTN)
         x_BTD = x_BTD + self.attention_gate.tanh() * seen
         return x_BTD + self.layers_gate.tanh() * self.layers(x_BTD)
+
+
+@dataclass(frozen=True)
+class Written:
+    """The text so far in the LM's cache, and the image it is about as each gated layer's keys and values.
+
+    What is written after the prompt holds no `<image>`, so it all looks at the prompt's last one.
+    """
+
+    past: Any
+    media: tuple[KeysValues, ...]
+
+    def repeat(self, times: int) -> Written:
+        """Each row `times` times, side by side."""
+        rows = torch.arange(len(self.media[0].keys), device=self.media[0].keys.device)
+        return self.reorder(rows.repeat_interleave(times))
+
+    def reorder(self, index_N: Tensor) -> Written:
+        """Row i becomes what row index_N[i] was."""
+        media = tuple(image.select(index_N) for image in self.media)
+        return Written(self.past.reorder(index_N), media)
 
 
 @contextmanager
