@@ -1,26 +1,29 @@
-"""METEOR's data for English: found in an installed package, compiled once into arrays that are mapped from disk.
-
-The package is `pycocoevalcap` 1.2, of which two data files are read: a gzip file and members of a jar. Nothing of it is
-imported or run, and no Java is needed. Licences: METEOR's data LGPL-2.1, WordNet 3.0's its own.
-"""
+"""All METEOR knows of English: compiled once from its published files, then mapped from disk."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from components.metrics.meteor import lexicon, paraphrases, stems
+import numpy as np
+
+from components.metrics.meteor import compiling, lexicon, paraphrases, stems
 from components.metrics.meteor.lexicon import Lexicon
 from components.metrics.meteor.normalise import Prefixes
+from components.metrics.meteor.packaged import FILES, SHA256, MeteorDataMissing, Name
 from components.metrics.meteor.paraphrases import Paraphrases
 
 
 @dataclass(frozen=True)
 class Resources:
-    """All METEOR knows of English."""
+    """METEOR's data for English."""
 
     name: str
-    """"meteor", or "meteor_ems": exact, stem and synonym matches alone, another metric."""
+    """"meteor", or "meteor_ems": exact, stem and synonym matches without paraphrases, another metric."""
     digest: str
     """Of the data, so that scores can name them."""
     prefixes: Prefixes
@@ -28,6 +31,32 @@ class Resources:
     lexicon: Lexicon
     paraphrases: Paraphrases
     stem: Callable[[str], str]
+
+
+def load_resources(cache: Path, name: Name = "meteor") -> Resources:
+    """METEOR's data, from `cache` if they lie there whole; else compiled into it from the package, some 40 s.
+
+    Compiled data need no package. Several processes may load at once: each compiles, and the first one's data stay.
+    Raises MeteorDataMissing, which names what to install; StemmerMissing.
+    """
+    digest = _digest(name)
+    folder = cache / f"{name}-{digest}"
+    loaded = _mapped(folder, name, digest)
+    if loaded is None:
+        compiling.compile_into(folder, name, stems.stemmer(), is_whole=lambda: whole(folder))
+        loaded = _mapped(folder, name, digest)
+    if loaded is None:
+        raise MeteorDataMissing(f"{folder} was damaged while it was read; delete it and try again.")
+    return loaded
+
+
+def whole(folder: Path) -> bool:
+    """Whether all compiled files are there in the length they were written."""
+    try:
+        sizes = json.loads((folder / compiling.MARKER).read_text("utf-8"))["bytes"]
+        return all((folder / file).stat().st_size == size for file, size in sizes.items())
+    except (OSError, ValueError):
+        return False
 
 
 def from_parts(
@@ -38,12 +67,11 @@ def from_parts(
     digest: str,
 ) -> Resources:
     """A small METEOR made in memory. synsets: all of each word, those of its base form included."""
-    words = dict.fromkeys(
-        [*synsets, *(word for pair in pairs for text in pair for word in text.split())]
-    )
+    spelt = [word for pair in pairs for phrase in pair for word in phrase.split()]
+    words = list(dict.fromkeys([*synsets, *spelt]))
     stem = stems.stemmer()
-    known = lexicon.build(list(words), synsets, synsets, stem)
-    row = dict(zip(words, known.rows(list(words)).tolist(), strict=True))
+    known = lexicon.build(words, synsets, synsets, stem)
+    row = dict(zip(words, known.rows(words).tolist(), strict=True))
     return Resources(
         name="meteor",
         digest=digest,
@@ -52,4 +80,31 @@ def from_parts(
         lexicon=known,
         paraphrases=paraphrases.from_phrases(pairs, row),
         stem=stem,
+    )
+
+
+def _digest(name: Name) -> str:
+    parts = [name, str(compiling.LAYOUT), *(SHA256[file] for file in FILES[name])]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _mapped(folder: Path, name: Name, digest: str) -> Resources | None:
+    if not whole(folder):
+        return None
+    marker = json.loads((folder / compiling.MARKER).read_text("utf-8"))
+    arrays: dict[str, Any] = {
+        Path(file).stem: np.asarray(np.load(folder / file, mmap_mode="r", allow_pickle=False))
+        for file in marker["bytes"]
+    }
+    tree = {"key_K", "first_K2", "other_P"}
+    return Resources(
+        name=name,
+        digest=digest,
+        prefixes=Prefixes.parse(marker["prefixes"]),
+        function_words=frozenset(marker["function_words"]),
+        lexicon=Lexicon(**{key: value for key, value in arrays.items() if key not in tree}),
+        paraphrases=Paraphrases(
+            **{key: arrays[key] for key in tree}, words=marker["words"], longest=marker["longest"]
+        ),
+        stem=stems.stemmer(),
     )
