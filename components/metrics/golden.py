@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.metrics import scoring
+from components.metrics import golden_parts, scoring
 from components.metrics.frequencies import document_frequencies
+from components.metrics.golden_parts import Deviation
 from components.metrics.material import Texts
 from components.metrics.scorecard import MEASURES, Column, columns
 from components.metrics.tokenise import tokenise
 
-CAPTIONS = "captions.json"
-TOKENS = "tokenizer.json"
-
-Deviation = tuple[str, float, float]
-"""Shown name, absolute difference, tolerance."""
+FILES = ("captions", "tokenizer", "spice_tuples", "spice_synsets", "clipscore")
 
 
 class GoldenMissing(ValueError):
@@ -33,22 +30,28 @@ class GoldenMissing(ValueError):
 class Golden:
     """The files' content."""
 
-    captions: dict[str, Any]
-    pairs: list[dict[str, str]]
+    files: dict[str, Any]
+    """By the names of `FILES`."""
     digest: str
 
     @classmethod
     def read(cls, folder: Path) -> Golden:
         """Raises GoldenMissing naming the folder."""
         try:
-            texts = [(folder / name).read_bytes() for name in (CAPTIONS, TOKENS)]
-            digest = hashlib.sha256(b"".join(hashlib.sha256(text).digest() for text in texts))
-            captions, pairs = (json.loads(text) for text in texts)
+            texts = {name: (folder / f"{name}.json").read_bytes() for name in FILES}
+            files = {name: json.loads(text) for name, text in texts.items()}
         except (OSError, ValueError) as error:
             raise GoldenMissing(
                 f"No golden corpus in {folder} ({error}); a checkout has it in tests/components/metrics/golden."
             ) from error
-        return cls(captions, pairs, digest.hexdigest())
+        digest = hashlib.sha256(b"".join(hashlib.sha256(text).digest() for text in texts.values()))
+        return cls(files, digest.hexdigest())
+
+    @property
+    def captions(self) -> dict[str, Any]:
+        """Captions with every metric's numbers."""
+        captions: dict[str, Any] = self.files["captions"]
+        return captions
 
     @property
     def texts(self) -> Texts:
@@ -69,12 +72,16 @@ def deviations(golden: Golden, cache: Path | None = None) -> Iterator[Deviation]
     yield from _first_reference(golden, ready, cache)
     yield from _alone(golden, ready, cache)
     yield from _other_frequencies(golden)
+    yield from golden_parts.spice_tuples(
+        golden.files["spice_tuples"], golden.files["spice_synsets"]
+    )
+    yield from golden_parts.embeddings(golden.files["clipscore"]["items"])
 
 
 def _tokens(golden: Golden) -> Iterator[Deviation]:
     """A pair that differs counts 1, and no two can be equal but for one."""
     wrong = 0
-    for pair in golden.pairs:
+    for pair in golden.files["tokenizer"]:
         wrong += " ".join(tokenise(pair["text"])) != pair["ptb"]
         yield "tokens", float(wrong), 0.0
     for image in golden.captions["images"]:
