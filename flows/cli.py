@@ -51,7 +51,8 @@ def demo(
     from flows.terminal import command, say
 
     with command(debug):
-        from components.models.lite0 import PretrainedMissing, weights_path
+        from components.models.lite0 import weights_path
+        from components.models.packaged import PretrainedMissing
 
         night = ["clip_emoji_mini", "virtex_emoji_mini"]
         try:
