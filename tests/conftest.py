@@ -28,9 +28,12 @@ os.environ.update(
     }
 )
 
+import json
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -40,6 +43,7 @@ from components.catalog import MODELS
 from components.data.batches import Batches, load_split
 from components.data.shards import read_manifest, write_shards
 from components.data.text import Tokenizer
+from components.metrics.meteor import compiling, resources
 from components.records import Batch, BatchSpec, Box, Question, Row, Sample, Shards
 from components.training.building import build, random_part, slots
 
@@ -112,6 +116,34 @@ def build_tiny(tiny_tokenizer: Tokenizer, tiny_rows: list[Row]) -> Callable[...,
 def tiny_batch(batch_for: Callable[[BatchSpec, int], Batch]) -> Batch:
     """Eight training images of 32 px."""
     return batch_for(BatchSpec(image_px=TINY_PX, max_tokens=16), 8)
+
+
+@pytest.fixture(scope="session")
+def meteor_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with compiled data of METEOR: all that the golden captions can touch, and no more."""
+    golden = Path(__file__).parent / "components" / "metrics" / "golden"
+    saved = json.loads((golden / "meteor_resources_subset.json").read_text("utf-8"))
+    prefixes = ["Corp", "Dr", "J", "K", "Mr", "Mrs", "Ms", "Prof", "Sr", "St", "vs"]
+    prefixes += ["No #NUMERIC_ONLY#"]
+    words, pairs = saved["function_words"], [tuple(pair) for pair in saved["paraphrases"]]
+    small = resources.from_parts(words, prefixes, saved["synsets"], pairs, "golden")
+    cache = tmp_path_factory.mktemp("meteor")
+    folder = cache / f"meteor-{resources._digest('meteor')}"
+    folder.mkdir()
+    sizes = {}
+    for name, value in {**vars(small.lexicon), **vars(small.paraphrases)}.items():
+        if isinstance(value, np.ndarray):
+            np.save(folder / f"{name}.npy", value, allow_pickle=False)
+            sizes[f"{name}.npy"] = (folder / f"{name}.npy").stat().st_size
+    marker = {
+        "bytes": sizes,
+        "words": small.paraphrases.words,
+        "longest": small.paraphrases.longest,
+        "prefixes": prefixes,
+        "function_words": words,
+    }
+    (folder / compiling.MARKER).write_text(json.dumps(marker))
+    return cache
 
 
 def _drawing(colour: str, shape: str, copy: int) -> Sample:

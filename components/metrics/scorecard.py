@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.metrics import bleu, cider, exact_match, rouge, rouge_n
+from components.metrics import bleu, cider, exact_match, rouge, rouge_n, spice, with_data
 from components.metrics.material import Counted, Frequencies, Material
+from components.metrics.meteor import meteor
 from components.metrics.metric import MetricInputError
 from components.metrics.ngrams import Floats
 from components.table import Table, UnknownName, nearest
@@ -52,6 +53,8 @@ class Measure:
     """(N, columns)."""
     missing: Callable[[Path | None], str | None] = lambda _: None
     """Why it cannot be computed here, given the cache folder; None where it can."""
+    prepare: Callable[[Path | None], object] = lambda _: None
+    """What is done once before any block, and lies in the cache folder from then on."""
     reads_texts: bool = False
     """Reads captions as written, and not their tokens."""
     reported: bool = True
@@ -119,6 +122,24 @@ MEASURES: Table[Measure] = Table(
             weighed=_cider,
             score=_cider_scores,
             per_image=_cider_rows,
+        ),
+        "meteor": Measure(
+            columns=(Column(name="meteor", shown="METEOR", golden="METEOR", tolerance=1e-6),),
+            statistics=with_data.meteor_statistics,
+            score=_one(meteor.score),
+            per_image=_column(meteor.per_image),
+            missing=with_data.meteor_missing,
+            prepare=with_data.load,
+        ),
+        "spice": Measure(
+            columns=(Column(name="spice_spacy", shown="SPICE-spacy"),),
+            statistics=with_data.spice_statistics,
+            score=_one(spice.score),
+            per_image=_column(spice.per_image),
+            missing=with_data.spice_missing,
+            prepare=with_data.load,
+            reads_texts=True,
+            reported=False,
         ),
         "exact_match": Measure(
             columns=(Column(name="exact_match", shown="exact match"),),

@@ -89,6 +89,8 @@ def score(
     Raises MetricInputError for lists of different lengths or an image without references.
     """
     refuse_uncounted(given.candidates, given.references)
+    for name in measures:
+        MEASURES[name].prepare(cache)
     late = tuple(name for name in measures if MEASURES[name].weighed is not None)
     first = partial(
         _first_pass,

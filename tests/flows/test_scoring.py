@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "components" / "metrics" / "golden" / "captions.json"
 SHOWN = {
     "BLEU-1": "Bleu_1", "BLEU-2": "Bleu_2", "BLEU-3": "Bleu_3", "BLEU-4": "Bleu_4",
-    "ROUGE-L": "ROUGE_L", "CIDEr": "CIDEr", "CIDEr-D": "CIDEr_D",
+    "ROUGE-L": "ROUGE_L", "CIDEr": "CIDEr", "CIDEr-D": "CIDEr_D", "METEOR": "METEOR",
 }  # fmt: skip
 PLAIN = "bleu,rouge_l,rouge_n,cider,exact_match"
 
@@ -46,9 +46,11 @@ def files(golden, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(meteor_data, tmp_path_factory):
     before = os.environ.copy()  # a command makes the process's environment its own
     os.environ["DIPTYCH_HOME"] = str(tmp_path_factory.mktemp("home") / "home")
+    Path(os.environ["DIPTYCH_HOME"]).mkdir()
+    (Path(os.environ["DIPTYCH_HOME"]) / "metrics").symlink_to(meteor_data)
     yield Path(os.environ["DIPTYCH_HOME"])
     os.environ.clear()
     os.environ.update(before)
@@ -76,8 +78,10 @@ def assert_refused(result, *said):
         assert str(word) in result.stderr, result.stderr
 
 
-def test_the_golden_corpus_prints_the_references_numbers(files, golden, tmp_path):
+def test_the_golden_corpus_prints_the_references_numbers(files, golden, meteor_data, tmp_path):
     out = tmp_path / "scores.json"
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "metrics").symlink_to(meteor_data)
     words = ("--candidates", files / "results.json", "--references", files / "annotations.json")
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "score", *map(str, words), "--json", str(out)],

@@ -23,6 +23,12 @@ def found():
     return certify(GOLDEN)
 
 
+def test_meteor_is_certified_where_its_data_are(meteor_data):
+    parity = certify(GOLDEN, meteor_data).metrics["METEOR"]
+    assert parity.deviation < 1e-12 and parity.compared > 280
+    assert "METEOR" not in certify(GOLDEN).metrics and "meteor" in certify(GOLDEN).left_out
+
+
 @pytest.fixture
 def changed(tmp_path):
     """A golden corpus whose numbers a test may change."""

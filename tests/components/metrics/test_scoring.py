@@ -57,6 +57,28 @@ def test_the_golden_corpus_gives_the_references_numbers(texts, golden):
         assert np.abs(rows[column] - expected).max() < 1e-9
 
 
+def test_meteor_is_in_the_table_as_soon_as_its_data_are_there(texts, golden, meteor_data):
+    assert "meteor" in choose("all", meteor_data).measures
+    assert "METEOR" in choose("all", None).left_out
+    scores = scoring.score(texts, ("meteor",), cache=meteor_data)
+    assert scores.corpus()["meteor"] == pytest.approx(golden.corpus["METEOR"], abs=1e-12)
+    expected = [image["METEOR"] for image in golden.images]
+    assert np.abs(scores.per_image()["meteor"] - expected).max() < 1e-12
+    with pytest.raises(MetricInputError, match="METEOR cannot be computed here"):
+        choose("meteor", None)
+
+
+def test_spice_says_what_it_needs_or_is_computed_from_texts_alone(texts, meteor_data):
+    if why := MEASURES["spice"].missing(meteor_data):
+        assert "pip install" in why
+        return
+    some = texts.part(slice(0, 12))
+    values = scoring.score(some, ("spice",), cache=meteor_data).per_image()["spice_spacy"]
+    assert values[0] == 1.0 and 0 < values.mean() < 1  # image 0 repeats its reference
+    with pytest.raises(MetricInputError, match="whole captions"):
+        scoring.score(Words([["a"]], [[["a"]]]), ("spice",), cache=meteor_data)
+
+
 def test_blocks_change_no_more_than_the_order_of_a_sum(texts, small_blocks, monkeypatch):
     blocked = scoring.score(texts, PLAIN)
     monkeypatch.setattr(scoring, "BLOCK", 1000)
