@@ -124,6 +124,7 @@ SOURCES: Table[Callable[..., Iterator[Sample]]] = Table(
 
 _BLEU = "Papineni et al. 2002, as pycocoevalcap 1.2 computes it"
 _CIDER = "Vedantam et al. 2015, arXiv:1411.5726, as pycocoevalcap 1.2 computes it"
+_CLIPSCORE = "Hessel et al. 2021, arXiv:2104.08718, by the scorer that the report names"
 _DETECTION = "Lin et al. 2014, arXiv:1405.0312, as pycocotools 2.0.11 computes it"
 _RECALL = "Karpathy & Fei-Fei 2015, arXiv:1412.2306; ties count against the model"
 
@@ -172,6 +173,8 @@ METRICS: Table[Metric] = Table(
             *(_metric(f"bleu_{order}", "captions", _BLEU) for order in (1, 2, 3, 4)),
             _metric("rouge_l", "captions", "Lin 2004, beta 1.2, as pycocoevalcap 1.2 computes it"),
             _metric("cider_d", "captions", _CIDER, unit="CIDEr points", high=10.0),
+            _metric("clip_score", "captions", _CLIPSCORE, unit="CLIPScore points", high=2.5),
+            _metric("ref_clip_score", "captions", _CLIPSCORE, unit="CLIPScore points", high=10 / 7),
             *(
                 _metric(f"{way}_r{k}", "embeds", _RECALL)
                 for way in ("image_to_text", "text_to_image")

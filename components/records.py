@@ -253,3 +253,5 @@ class Report:
     count: int
     values: Mapping[str, float]
     captions: Captions | None = None
+    scorer: str = ""
+    """What gave the CLIPScores: kind, name and digest of a model, and the words before each caption; empty where none did."""

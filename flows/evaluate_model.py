@@ -10,6 +10,7 @@ from flows.outcome import report_markdown
 from flows.publishing import closing
 from flows.refresh_dataset import refresh_dataset
 from flows.services import flow_page, services
+from flows.stages import with_scorer
 from flows.steps import evaluate
 
 
@@ -30,7 +31,7 @@ def evaluate_model(
     entry, run = known_version(experiment.name, version)
     revision = refresh_dataset(experiment.source)
     checkpoint = fetch_version(experiment.name, entry.number)
-    plan = experiment.evaluation
+    plan = with_scorer(experiment.evaluation, refresh_dataset)
     tracking = services().tracking
     # A run of its own below the version's: another evaluation never writes over the numbers it was registered with.
     run_id = tracking.open_run(

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from components.abilities import Captions, Steers
+from components.abilities import Captions, Embeds, Steers
 from components.catalog import MODELS, SOURCES, STAGES
 from components.config import Config, ConfigError
 from components.evaluation.measure import measurable
@@ -23,7 +23,7 @@ from components.models.parts import Origin
 from components.records import Checkpoint
 from components.table import UnknownName, nearest
 from components.training.plan import TrainingPlan
-from flows.slots import read_parts
+from flows.slots import read_parts, read_scorer
 from registry.gates import Rule, check_rules
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -110,6 +110,7 @@ def read_experiment(
     for origin in experiment.parts.values():
         if origin.kind == "stage":
             read_experiment(origin.name, within=(*within, path.stem))
+    _refuse_scorer(experiment, (*within, path.stem), f"{path}: evaluation.scorer")
     return experiment
 
 
@@ -136,13 +137,27 @@ def shipped(name: str) -> str:
 
 
 def filled(experiment: Experiment, checkpoint_of: Callable[[str], Checkpoint]) -> Experiment:
-    """The experiment with each `stage:` slot holding a checkpoint: its digest is part of what names a run."""
-    parts = dict(experiment.parts)
-    for slot, origin in parts.items():
-        if origin.kind == "stage":
-            made = checkpoint_of(origin.name)
-            parts[slot] = replace(origin, digest=made.digest, path=str(made.path))
-    return replace(experiment, parts=parts)
+    """The experiment with each `stage:` slot holding a checkpoint: its digest is part of what names a run.
+
+    A stage that scores captions is filled in too; that is part of the evaluation and names no run.
+    """
+    parts = {slot: _found(origin, checkpoint_of) for slot, origin in experiment.parts.items()}
+    plan = filled_scorer(experiment.evaluation, checkpoint_of)
+    return replace(experiment, parts=parts, evaluation=plan)
+
+
+def filled_scorer(
+    plan: EvaluationPlan, checkpoint_of: Callable[[str], Checkpoint]
+) -> EvaluationPlan:
+    """The plan with a `stage:` that scores captions holding a checkpoint."""
+    return replace(plan, scorer=_found(plan.scorer, checkpoint_of)) if plan.scorer else plan
+
+
+def _found(origin: Origin, checkpoint_of: Callable[[str], Checkpoint]) -> Origin:
+    if origin.kind != "stage":
+        return origin
+    made = checkpoint_of(origin.name)
+    return replace(origin, digest=made.digest, path=str(made.path))
 
 
 def run_key(experiment: Experiment, shards_digest: str, attempt: int) -> str:
@@ -205,6 +220,8 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
     settings = dict(text.get("model", {}))
     preset = family.Config.preset(settings.pop("preset", "tiny"))
     model = _validate(family.Config, preset.to_dict() | settings, f"{path}: model")
+    plan = dict(text.get("evaluation", {}))
+    plan["scorer"] = read_scorer(plan.get("scorer"), f"{path}: evaluation.scorer")
     experiment = Experiment(
         name=path.stem,
         family=text["family"],
@@ -212,17 +229,33 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
         model=model,
         parts=read_parts(family, model, text.get("parts", {}), f"{path}: parts"),
         training=_validate(TrainingPlan, text.get("training", {}), f"{path}: training"),
-        evaluation=_validate(EvaluationPlan, text.get("evaluation", {}), f"{path}: evaluation"),
+        evaluation=_validate(EvaluationPlan, plan, f"{path}: evaluation"),
         gate=tuple(_validate(Rule, rule, f"{path}: gate") for rule in text.get("gate", ())),
     )
     try:
         if text["family"] not in STAGES:
-            check_rules(experiment.gate, measurable(family))
+            scored = experiment.evaluation.scorer is not None
+            check_rules(experiment.gate, measurable(family, scored=scored))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     if issubclass(family, Captions):
         _refuse_decoding(family, experiment, path)
     return experiment
+
+
+def _refuse_scorer(experiment: Experiment, within: Sequence[str], where: str) -> None:
+    scorer = experiment.evaluation.scorer
+    if scorer is None:
+        return
+    if not issubclass(MODELS[experiment.family], Captions):
+        raise ConfigError(f"{where}: {experiment.family} writes no captions; leave it out.")
+    if scorer.kind == "stage":
+        scoring = read_experiment(scorer.name, within=within)
+        if not issubclass(MODELS[scoring.family], Embeds):
+            raise ConfigError(
+                f"{where} is stage:{scorer.name}, a {scoring.family}, which does not embed images and texts; name one "
+                "that does, as stage:clip_emoji_mini."
+            )
 
 
 def _refuse_decoding(family: type, experiment: Experiment, path: Path) -> None:

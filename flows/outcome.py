@@ -158,7 +158,8 @@ def _measured(report: Report, champion: Report | None = None) -> list[str]:
         _markdown_table(rows(report, champion)),
         _not_measured(report),
         f"{report.count} images of the {report.split} split of shards `{report.shards_digest[:12]}`, "
-        f"checkpoint `{report.checkpoint_digest[:12]}`.",
+        f"checkpoint `{report.checkpoint_digest[:12]}`."
+        + (f" CLIPScores are by `{report.scorer}`." if report.scorer else ""),
     ]
 
 

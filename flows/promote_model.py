@@ -1,5 +1,7 @@
 """Ask the gate about a registered version and move the champion alias, or give the alias back."""
 
+from dataclasses import replace
+
 from prefect import flow
 
 from flows.decisions import decide, fetch_version, give_back, known_version, settle
@@ -7,6 +9,7 @@ from flows.experiment import ExperimentName, read_competing
 from flows.outcome import Candidate, Outcome
 from flows.publishing import alone, publish
 from flows.refresh_dataset import refresh_dataset
+from flows.stages import with_scorer
 from flows.steps import evaluate
 
 
@@ -23,7 +26,8 @@ def promote_model(model: ExperimentName, version: int) -> Outcome:
     settle([experiment.name])
     revision = refresh_dataset(experiment.source)
     checkpoint = fetch_version(experiment.name, entry.number)
-    plan = experiment.evaluation
+    plan = with_scorer(experiment.evaluation, refresh_dataset)
+    experiment = replace(experiment, evaluation=plan)
     candidate = Candidate(
         experiment=experiment.name,
         run_key=entry.run_key,

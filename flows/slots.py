@@ -13,6 +13,9 @@ from components.models.parts import Kind, Origin
 from components.table import UnknownName, nearest
 from components.training.building import slots, starts
 
+SCORERS = ("stage", "folder", "hub")
+"""Kinds of origin that can score captions."""
+
 
 def read_parts(
     family: type, model: Config, text: Mapping[str, object], where: str
@@ -33,6 +36,22 @@ def read_parts(
             slot, slot in text, slot in slots(family), getattr(model, slot, "part"), where
         )
     return {slot: _origin(str(value), f"{where}.{slot}") for slot, value in text.items()}
+
+
+def read_scorer(text: object, where: str) -> Origin | None:
+    """`kind:name` of what scores captions, as an origin; None for null.
+
+    Raises as `read_parts`, and ConfigError for a kind that holds no model of images and texts.
+    """
+    if text is None:
+        return None
+    origin = _origin(str(text), where)
+    if origin.kind not in SCORERS:
+        raise ConfigError(
+            f"{where} is {origin.kind}:{origin.name}; a scorer embeds images and texts, so it is one of "
+            "stage:EXPERIMENT, folder:PATH, hub:NAME."
+        )
+    return origin
 
 
 def _refuse_misfit(slot: str, given: bool, needed: bool, wanted: object, where: str) -> None:

@@ -1,12 +1,15 @@
 """The stages an experiment's slots ask for, trained where they are not known yet, in the order they need each other."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from prefect import get_run_logger
 
+from components.evaluation.clip_scoring import load_scorer
+from components.evaluation.plan import EvaluationPlan
 from components.records import Checkpoint, Revision
 from components.training.checkpoint import latest
-from flows.experiment import Experiment, filled, read_experiment
+from flows.experiment import Experiment, filled, filled_scorer, read_experiment
 from flows.publishing import alone, closing
 from flows.services import services
 from flows.steps import open_run, train, training_job
@@ -16,12 +19,25 @@ RevisionOf = Callable[[str], Revision]
 
 def with_stages(experiment: Experiment, revision_of: RevisionOf, launcher: str) -> Experiment:
     """The experiment with every `stage:` slot filled by a checkpoint, trained if it is not known."""
-    return filled(experiment, lambda name: make_stage(name, revision_of, launcher))
+    whole = filled(experiment, lambda name: make_stage(name, revision_of, launcher))
+    if (plan := whole.evaluation).scorer is not None:
+        load_scorer(
+            plan.scorer, plan.scorer_prefix
+        )  # a mistake in it is told before anything is trained
+    return whole
+
+
+def with_scorer(plan: EvaluationPlan, revision_of: RevisionOf) -> EvaluationPlan:
+    """The plan with a `stage:` that scores captions filled by a checkpoint, trained here if it is not known."""
+    return filled_scorer(plan, lambda name: make_stage(name, revision_of, "inline"))
 
 
 def make_stage(name: str, revision_of: RevisionOf, launcher: str) -> Checkpoint:
     """The checkpoint of a stage on today's data; trained once for the same settings, data and parts."""
-    experiment = with_stages(read_experiment(name), revision_of, launcher)
+    asked = read_experiment(name)
+    # A stage is a part: nobody measures it, so nothing has to score its captions.
+    asked = replace(asked, evaluation=replace(asked.evaluation, scorer=None))
+    experiment = with_stages(asked, revision_of, launcher)
     revision = revision_of(experiment.source)
     job = training_job(experiment, revision.shards, 0)
     tracking = services().tracking

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -93,22 +93,28 @@ def _score(candidates: Sequence[str], references: list[list[list[str]]]) -> dict
     return values
 
 
-def captioning(subject: Subject, written: Sequence[str]) -> dict[str, float]:
-    """Scores of the written captions, of the same captions on shuffled images, and of two trivial captioners."""
-    images, train = subject.images, subject.train
+def score_columns(images: SplitImages, captions: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Scores of several captioners on the same images. captions: as `columns` makes them."""
     references = _tokenised([row.sample.captions for row in images.rows])
-    order = shuffled(len(written), subject.plan.blind_seed)
-    frequent = most_frequent(train)
-    columns = {
-        "": list(written),
-        "image_blind/": [written[index] for index in order],
-        "most_frequent/": [frequent] * len(written),
-        "nearest_pixels/": nearest_captions(images, train, subject.plan.blind_seed),
-    }
     return {
         prefix + metric: value
-        for prefix, candidates in columns.items()
+        for prefix, candidates in captions.items()
         for metric, value in _score(candidates, references).items()
+    }
+
+
+def columns(subject: Subject, written: Sequence[str]) -> dict[str, list[str]]:
+    """What is scored side by side: prefix of the number's name -> one caption an image.
+
+    The written captions, the same on shuffled images, and two trivial captioners'.
+    """
+    images, train = subject.images, subject.train
+    order = shuffled(len(written), subject.plan.blind_seed)
+    return {
+        "": list(written),
+        "image_blind/": [written[index] for index in order],
+        "most_frequent/": [most_frequent(train)] * len(written),
+        "nearest_pixels/": nearest_captions(images, train, subject.plan.blind_seed),
     }
 
 

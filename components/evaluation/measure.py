@@ -13,7 +13,14 @@ from components.data.batches import SplitImages, load_split
 from components.data.shards import read_manifest
 from components.data.text import Tokenizer
 from components.evaluation.answering import answering
-from components.evaluation.captioning import captioning, captions_key, read_captions, write_captions
+from components.evaluation.captioning import (
+    captions_key,
+    columns,
+    read_captions,
+    score_columns,
+    write_captions,
+)
+from components.evaluation.clip_scoring import Scorer, clip_scores, load_scorer
 from components.evaluation.detecting import detecting
 from components.evaluation.in_context import in_context
 from components.evaluation.indexing import indexing
@@ -80,6 +87,9 @@ MEASUREMENTS = {
 
 CAPTIONS_BESIDE = ("image_blind", "nearest_pixels", "most_frequent")
 
+CLIP_SCORES = ("clip_score", "ref_clip_score")
+"""Caption metrics that take a scorer."""
+
 COLUMNS = tuple(
     dict.fromkeys(
         (*CAPTIONS_BESIDE, *(column for each in MEASUREMENTS.values() for column in each.beside))
@@ -119,10 +129,15 @@ def measure_loaded(
         concepts=_concepts(shards) if plan.classes == "all" else None,
     )
     values: dict[str, float] = {}
-    captions = None
+    captions, scored_by = None, ""
     if isinstance(model, abilities.Captions):
         captions = _captions(subject, checkpoint, shards, captions_folder)
-        values |= captioning(subject, read_captions(captions, subject.images))
+        beside = columns(subject, read_captions(captions, subject.images))
+        values |= score_columns(subject.images, beside)
+        if plan.scorer is not None:
+            scorer = load_scorer(plan.scorer, plan.scorer_prefix)
+            values |= clip_scores(scorer, _seen_by(scorer, subject.images, shards), beside)
+            scored_by = scorer.identity
     for measurement in MEASUREMENTS.values():
         if isinstance(model, measurement.ability):
             values |= measurement.values(subject)
@@ -133,11 +148,15 @@ def measure_loaded(
         count=len(subject.images.rows),
         values=values,
         captions=captions,
+        scorer=scored_by,
     )
 
 
-def measurable(family: type) -> set[str]:
-    """Names of all values that a report of this family may hold, so that a gate can be checked before training."""
+def measurable(family: type, *, scored: bool = True) -> set[str]:
+    """Names of all values that a report of this family may hold, so that a gate can be checked before training.
+
+    scored: whether the evaluation names a scorer, without which captions have no CLIPScore.
+    """
     beside = {
         name: each.beside for name, each in MEASUREMENTS.items() if issubclass(family, each.ability)
     }
@@ -147,11 +166,19 @@ def measurable(family: type) -> set[str]:
     if issubclass(family, abilities.Captions):
         beside["captions"] = CAPTIONS_BESIDE
     found = {
-        name: beside[metric.ability] for name, metric in METRICS.items() if metric.ability in beside
+        name: beside[metric.ability]
+        for name, metric in METRICS.items()
+        if metric.ability in beside and (scored or name not in CLIP_SCORES)
     }
     return set(found) | {
         f"{column}/{name}" for name, columns in found.items() for column in columns
     }
+
+
+def _seen_by(scorer: Scorer, images: SplitImages, shards: Shards) -> SplitImages:
+    """The same images in the size that the scorer reads."""
+    same = scorer.side_px == images.pixels_NCHW.shape[-1]
+    return images if same else load_split(shards, images.split, scorer.side_px)
 
 
 def _val(model: object, shards: Shards, side_px: int) -> SplitImages | None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from components.catalog import DECODERS, FEW_SHOTS
 from components.config import ConfigError
 from components.decoding.options import RANGES, BadOption, check, defaults, read_by
+from components.models.parts import Origin
 from components.records import SPLITS
 
 PROMPTS = ("{}", "a {}", "the {}")
@@ -67,6 +68,10 @@ class EvaluationPlan:
     """Few-shot trials, each with queries and demonstrations of its own seed."""
     demonstrations: Literal["random", "similar"] = "random"
     """Which training images are shown: any, or the nearest by the frozen tower's features (RICES). 0 shots: any."""
+    scorer: Origin | None = None
+    """What gives written captions their CLIPScore, as `stage:clip_emoji_mini` or `folder:PATH`; without it they have none."""
+    scorer_prefix: str = "A photo depicts "
+    """What the scorer reads in front of every caption."""
 
     def __post_init__(self) -> None:
         """Refuse a plan that could not be carried out, before anything is trained."""
@@ -110,8 +115,13 @@ class EvaluationPlan:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return asdict(self)
+        """As JSON can hold it; without a scorer nothing is said of one, as before there were any."""
+        held = asdict(self)
+        del held["scorer"]
+        prefix = held.pop("scorer_prefix")
+        if self.scorer is not None:
+            held |= {"scorer": self.scorer.identity, "scorer_prefix": prefix}
+        return held
 
     def decoding(self) -> dict[str, Any]:
         """What decides which words are written: the decoder, and each option that it reads."""

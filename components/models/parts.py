@@ -31,6 +31,11 @@ class Origin:
     path: str = ""
     """Where a stage's checkpoint lies on this machine; no part of its identity."""
 
+    @property
+    def identity(self) -> str:
+        """As people read it: "stage:clip_emoji_mini@0123456789ab"."""
+        return f"{self.kind}:{self.name}@{self.digest[:12]}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:

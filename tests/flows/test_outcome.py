@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from components.records import Checkpoint, Expectations, Failure, Report, Revision, Shards
-from flows.outcome import Candidate, DataRefused, Outcome, expectations_markdown, markdown, rows
+from flows.outcome import (
+    Candidate,
+    DataRefused,
+    Outcome,
+    expectations_markdown,
+    markdown,
+    report_markdown,
+    rows,
+)
 from registry.gates import Rule, judge
 
 CHECKPOINT = Checkpoint(
@@ -60,6 +69,13 @@ def test_a_refusal_says_who_stays_champion_and_why():
     refused = outcome(verdict, champion=1)
     assert refused.sentence() == "mine version 2 is refused; version 1 stays champion."
     assert "✗ exact_match is 0.1, below 0.5." in markdown(refused)
+
+
+def test_who_scored_the_captions_is_told_and_nothing_where_nobody_did():
+    scorer = "stage:clip_tiny@0123456789ab ''"
+    scored = replace(report(clip_score=0.7), scorer=scorer)
+    assert f"CLIPScores are by `{scorer}`." in report_markdown("mine", scored)
+    assert "CLIPScores" not in report_markdown("mine", report(exact_match=0.7))
 
 
 def test_unchanged_data_says_that_nothing_was_trained():

@@ -110,6 +110,25 @@ def test_a_report_logged_twice_adds_no_point_and_another_becomes_the_newest(trac
     assert len(tracking._client.list_artifacts(run_id, "reports")) == 2
 
 
+def test_a_report_names_in_its_run_who_scored_its_captions(tracking):
+    report = Report(
+        checkpoint_digest="c" * 64,
+        shards_digest="s" * 64,
+        split="test",
+        count=2,
+        values={"clip_score": 0.7},
+        scorer="stage:clip_emoji_mini@0123456789ab 'A photo depicts '",
+    )
+    scored, bare = tracking.open_run("k1", "night"), tracking.open_run("k2", "night")
+    tracking.log_report(scored, report)
+    tracking.log_report(bare, replace(report, scorer=""))
+    tags = tracking._client.get_run(scored).data.tags
+    assert tags["diptych.scorer"] == report.scorer
+    assert "diptych.scorer" not in tracking._client.get_run(bare).data.tags
+    [kept] = tracking._client.list_artifacts(scored, "reports")
+    assert report.scorer in Path(tracking._client.download_artifacts(scored, kept.path)).read_text()
+
+
 def test_files_and_bytes_are_kept_where_they_were_put(tracking, tmp_path):
     run_id = tracking.open_run("k1", "night")
     (tmp_path / "page.html").write_text("<p>")

@@ -14,12 +14,13 @@ from components.decoding import revision
 from components.decoding.revision import code_revision
 from components.evaluation import captioning as captioning_module
 from components.evaluation.captioning import (
-    captioning,
     captions_key,
+    columns,
     most_frequent,
     nearest_captions,
     read_captions,
     score_captions,
+    score_columns,
     write_captions,
 )
 from components.evaluation.plan import EvaluationPlan
@@ -52,7 +53,7 @@ def test_the_references_themselves_score_perfectly():
 
 def test_perfect_captions_are_worthless_on_shuffled_images(subject):
     written = [row.sample.captions[0] for row in subject.images.rows]
-    values = captioning(subject, written)
+    values = score_columns(subject.images, columns(subject, written))
     assert values["exact_match"] == 1.0
     assert values["image_blind/exact_match"] == 0.0
     assert values["cider_d"] > values["image_blind/cider_d"]
@@ -148,10 +149,10 @@ def test_every_metric_reads_tokens_and_ngrams_that_are_made_once(monkeypatch, su
 
         monkeypatch.setattr(captioning_module, name, counting)
     written = [row.sample.captions[0] for row in subject.images.rows]
-    captioning(subject, written)
+    score_columns(subject.images, columns(subject, written))
     references = sum(len(row.sample.captions) for row in subject.images.rows)
-    columns = 4
+    side_by_side = 4
     assert counted == {
-        "tokenise": references + columns * len(written),
-        "count_grams": columns,
+        "tokenise": references + side_by_side * len(written),
+        "count_grams": side_by_side,
     }
