@@ -11,6 +11,7 @@ import pytest
 
 from components.config import ConfigError
 from components.table import UnknownName
+from components.training.checkpoint import latest
 from flows.experiment import read_experiment
 from infra.ports import free_ports
 from infra.settings import PORT_VARIABLES, Settings
@@ -32,6 +33,15 @@ parts: {vision: "stage:STAGE"}
 training: {steps: 4, batch_size: 16, warmup_steps: 0}
 evaluation: {match_lists: 1}
 gate: [{metric: match_accuracy, at_least: 0.0}]
+"""
+
+SCORED = """
+family: virtex
+source: shapes_l0
+model: {preset: tiny, image_px: 32, vision_widths: [8, 16], max_tokens: 16}
+training: {steps: 4, batch_size: 16, warmup_steps: 0}
+evaluation: {max_tokens: 8, decoder: greedy, scorer: "stage:STAGE", scorer_prefix: ""}
+gate: [{metric: clip_score, at_least: 0.0}]
 """
 
 
@@ -85,14 +95,7 @@ def test_a_part_where_the_settings_want_none_is_refused(written):
 def test_a_stage_is_trained_once_and_stands_in_mlflow_beside_what_needed_it(written, tmp_path):
     written("eyes", STAGE)
     whole = written("whole", EXPERIMENT)
-    ports = map(str, free_ports(len(PORT_VARIABLES)))
-    environ = {
-        **os.environ,
-        "DIPTYCH_HOME": str(tmp_path / "home"),
-        **dict(zip(PORT_VARIABLES.values(), ports, strict=True)),
-        "PYTHONPATH": str(ROOT),
-    }
-    settings = Settings.read(environ)
+    settings = _settings(tmp_path)
     with short_lived(settings, ("prefect", "mlflow")):
         first = _night(settings, whole)
         again = _night(settings, whole, "force")
@@ -112,6 +115,41 @@ def test_a_stage_is_trained_once_and_stands_in_mlflow_beside_what_needed_it(writ
     assert len([key for key in runs if key.startswith("eyes-")]) == 1
     assert any(file.endswith("weights.safetensors") for file in files)
     assert [tag["diptych.part.vision.run"] for tag in tags] == [stage, stage]
+
+
+@pytest.mark.stack
+def test_a_stage_scores_captions_and_the_run_names_it(written, tmp_path):
+    written("eyes", STAGE)
+    settings = _settings(tmp_path)
+    with short_lived(settings, ("prefect", "mlflow")):
+        _night(settings, written("scored", SCORED))
+        import mlflow
+
+        from registry.tracking import Tracking
+
+        tracking = Tracking(settings.mlflow_url, "diptych")
+        runs = {path.name: tracking.find_run(path.name) for path in settings.runs.iterdir()}
+        (stage,) = (key for key in runs if key.startswith("eyes-"))
+        (run,) = (run for key, run in runs.items() if key.startswith("scored-"))
+        data = mlflow.MlflowClient(settings.mlflow_url).get_run(run).data
+    checkpoint = latest(settings.runs / stage / "checkpoints")
+    assert checkpoint is not None
+    scorer = f"stage:{tmp_path / 'eyes.yaml'}@{checkpoint.digest[:12]} ''"
+    assert data.tags["diptych.scorer"] == scorer
+    for prefix in ("", "image_blind/", "nearest_pixels/", "most_frequent/"):
+        for name in ("clip_score", "ref_clip_score"):
+            assert 0 <= data.metrics[f"test/{prefix}{name}"] <= 2.5
+
+
+def _settings(folder: Path) -> Settings:
+    ports = map(str, free_ports(len(PORT_VARIABLES)))
+    environ = {
+        **os.environ,
+        "DIPTYCH_HOME": str(folder / "home"),
+        **dict(zip(PORT_VARIABLES.values(), ports, strict=True)),
+        "PYTHONPATH": str(ROOT),
+    }
+    return Settings.read(environ)
 
 
 def _night(settings: Settings, experiment: Path, *flags: str) -> str:
