@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
 from components.abilities import Captions
@@ -16,6 +17,8 @@ from components.evaluation.clip_scoring import PREFIX, Scorer, clip_scores, load
 from components.evaluation.measure import CLIP_SCORES, measurable, measure
 from components.evaluation.plan import EvaluationPlan
 from components.metrics import clipscore
+from components.models import hub_clip, hub_layout
+from components.models.clip import Clip, ClipConfig
 from components.models.parts import Origin, Part
 from components.training.checkpoint import CheckpointDamaged
 from components.training.job import TrainingJob, run_job
@@ -133,6 +136,33 @@ def test_a_scorer_that_does_not_embed_is_refused(writer):
     origin = Origin(kind="stage", name="v", digest=writer.digest, path=str(writer.path))
     with pytest.raises(ConfigError, match="stage:v is a VirTex, which does not embed"):
         load_scorer(origin)
+
+
+def test_a_folder_in_transformers_layout_scores_and_is_named_by_its_weights(tmp_path, images):
+    torch.manual_seed(0)
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )
+    bpe.train_from_iterator(["a red circle", "the green square"], trainer)
+    bpe.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    model = Clip(
+        ClipConfig(
+            vision="vit", image_px=32, patch_px=8, vision_width=16, vision_layers=1,
+            vision_heads=2, text_width=16, text_layers=1, text_heads=2, embed_width=8,
+            max_tokens=40, vocab_size=bpe.get_vocab_size(),
+        )
+    )  # fmt: skip
+    hub_clip.save_pretrained(model.eval(), tmp_path)
+    scorer = load_scorer(Origin(kind="folder", name=str(tmp_path)), "a ")
+    digest = hub_layout.weights_digest(tmp_path)
+    assert scorer.identity == f"folder:{tmp_path}@{digest[:12]} 'a '"
+    values = clip_scores(scorer, images, {"": ["a red circle"] * len(images.rows)})
+    assert all(0 <= values[name] <= METRICS[name].high for name in CLIP_SCORES)
 
 
 def test_a_scorer_of_another_digest_is_refused(origin):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.metrics import spice
+from components.metrics import spice, with_data
 from components.metrics.metric import MetricInputError
 from components.metrics.scene_graph import SceneGraph
 
@@ -62,6 +62,13 @@ def test_merged_synonyms_are_counted_as_the_reference_counts_them():
         )
         for category, counts in item["counts"].items():
             assert counted(stats, 0, category) == counts, (item, category)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(with_data.spice_missing(Path()) is not None, reason="METEOR's data are needed")
+def test_the_synonyms_of_the_platform_are_those_the_reference_found(tmp_path):
+    synsets = with_data._synonyms(tmp_path)
+    assert {word: sorted(synsets(word)) for word in SYNSETS} == SYNSETS
 
 
 def test_by_hand():
