@@ -63,6 +63,8 @@ class SceneGraph:
 
     def add(self, scene_tuple: SceneTuple) -> None:
         """Take one tuple in; MetricInputError if it is none."""
+        if not all(isinstance(part, str) for part in scene_tuple):
+            raise MetricInputError(f"A tuple is {scene_tuple!r}; its parts are words.")
         match scene_tuple:
             case str():
                 raise MetricInputError(

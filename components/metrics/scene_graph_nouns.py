@@ -8,6 +8,7 @@ from components.metrics.scene_graph_words import (
     CORRECTED,
     FEMALE,
     MALE,
+    OTHERS,
     PLACES,
     PRONOUNS,
     QUANTITIES,
@@ -30,7 +31,9 @@ def is_thing(word: Word) -> bool:
     """Whether a word is an object: a noun that is no mere part of another one, of a quantity or of a preposition."""
     if word.tag_ not in NOUNS or word.dep_ in {"compound", "npadvmod", "nmod"}:
         return False
-    return not (counts(word) or is_place(word)) and any(map(str.isalnum, word.text))
+    if word.lower_ in OTHERS or counts(word) or is_place(word):
+        return False
+    return any(map(str.isalnum, word.text))
 
 
 def things(word: Word) -> list[Word]:
@@ -80,7 +83,7 @@ def is_verb(word: Word) -> bool:
 
 def is_place(word: Word) -> bool:
     """The "top" of "on top of": a noun that is part of a preposition."""
-    if word.dep_ != "pobj" or word.lower_ not in PLACES["of"]:
+    if word.dep_ != "pobj" or word.lower_ not in PLACES:
         return False
     bare = not any(c.dep_ in {"det", "amod", "compound", "poss"} for c in word.children)
     return bare and any(c.dep_ == "prep" and c.lower_ == "of" for c in word.children)

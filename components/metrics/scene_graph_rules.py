@@ -22,7 +22,7 @@ from components.metrics.scene_graph_nouns import (
     name,
     things,
 )
-from components.metrics.scene_graph_words import LIGHT_VERBS, PLACES
+from components.metrics.scene_graph_words import BEFORE, LIGHT_VERBS
 
 SUBJECTS, PASSIVE = {"nsubj", "csubj"}, {"nsubjpass", "csubjpass"}
 CLAUSES = {"conj", "advcl", "xcomp", "ccomp", "pcomp"}
@@ -173,8 +173,11 @@ def _governors(preposition: Word) -> tuple[list[Word], str]:
     if head.dep_ in {"prep", "pobj"} and (head.dep_ == "prep" or is_place(head)):
         return [], ""  # said with the preposition it is part of
     before = ""
-    if head.dep_ in {"advmod", "acomp"} and head.lower_ in PLACES["to"] | PLACES["from"]:
-        before, head = f"{head.lower_} ", head.head
+    if preposition.i and (left := preposition.nbor(-1)).lower_ in BEFORE.get(
+        preposition.lower_, ()
+    ):
+        before = f"{left.lower_} "
+        head = left.head if left.i == head.i else head
     if is_verb(head) or head.tag_ == "MD":
         found = _subjects(head)
         if _is_passive(head) or found:

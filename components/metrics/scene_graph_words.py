@@ -14,12 +14,18 @@ QUANTITIES = _words(
 )
 """Before "of" they say how many, and the noun behind is the object."""
 
-PLACES = {
-    "of": _words("top front back lieu"),
-    "to": _words("next close adjacent prior due opposite"),
+PLACES = _words("top front back lieu")
+"""Nouns that are part of a preposition: "on top of"."""
+
+BEFORE = {
+    "of": _words("outside inside ahead"),
+    "to": _words("next close adjacent opposite"),
     "from": _words("away across far apart"),
 }
-"""Words that make one preposition with the one they are followed by."""
+"""Words that make one preposition with the one they stand before: "next to"."""
+
+OTHERS = _words("one ones other others another")
+"""Nouns in form that name nothing."""
 
 LIGHT_VERBS = _words("be have do go get seem appear look become make take")
 """Verbs that say nothing of who does them where they have no object."""

@@ -138,6 +138,7 @@ def test_whole_weights_equal_repeating_images(stats):
         ([[]], [], "1 candidates but of references of 0"),
         ([[], []], [[[]], []], "Image 1 has no reference"),
         ([["dog"]], [[[]]], "plain string"),
+        ([[["dog", 2]]], [[[]]], "its parts are words"),
         ([[["a", "b", "c", "d"]]], [[[]]], "tuple of 4 parts"),
         ([[[]]], [[[]]], "tuple of 0 parts"),
     ],

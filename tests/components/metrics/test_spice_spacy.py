@@ -73,6 +73,13 @@ CASES = {
     "a clock on the side of a tall brick building": (
         "clock; side; building; clock/on/side; side/of/building; building+tall; building+brick"
     ),
+    "two women are standing with umbrellas outside of a building": (
+        "woman; umbrella; building; woman+two; woman+stand; woman/with/umbrella; "
+        "woman/outside of/building"
+    ),
+    "a white toilet sitting next to trunks of stuff": (
+        "toilet; trunk; stuff; toilet+white; toilet+sit; toilet/next to/trunk; trunk/of/stuff"
+    ),
     # Passives with and without someone who does it.
     "the horse is ridden by a man": "horse; man; man/ride/horse",
     "many boats are docked in the harbor": ("boat; harbor; boat+many; boat+dock; boat/in/harbor"),
