@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from components.metrics import bleu, cider, exact_match, rouge, rouge_n
+from components.metrics.meteor import meteor
 from components.metrics.metric import MetricInputError
 
 
@@ -35,8 +36,11 @@ TEXT = {
 }
 
 
-@pytest.fixture(params=sorted(TEXT))
-def metric(request) -> Text:
+@pytest.fixture(params=sorted([*TEXT, "meteor"]))
+def metric(request, meteor_resources) -> Text:
+    if request.param == "meteor":
+        counted = partial(meteor.statistics, resources=meteor_resources)
+        return Text(counted, meteor.score, meteor.per_image, 1.0)
     return TEXT[request.param]
 
 
