@@ -124,6 +124,8 @@ SOURCES: Table[Callable[..., Iterator[Sample]]] = Table(
 
 _BLEU = "Papineni et al. 2002, as pycocoevalcap 1.2 computes it"
 _CIDER = "Vedantam et al. 2015, arXiv:1411.5726, as pycocoevalcap 1.2 computes it"
+_PLAIN_CIDER = "Vedantam et al. 2015, arXiv:1411.5726, without the clip and the length of CIDEr-D"
+_METEOR = "Denkowski & Lavie 2014, as METEOR 1.5 for English computes it"
 _CLIPSCORE = "Hessel et al. 2021, arXiv:2104.08718, by the scorer that the report names"
 _DETECTION = "Lin et al. 2014, arXiv:1405.0312, as pycocotools 2.0.11 computes it"
 _RECALL = "Karpathy & Fei-Fei 2015, arXiv:1412.2306; ties count against the model"
@@ -172,6 +174,12 @@ METRICS: Table[Metric] = Table(
             _metric("exact_match", "captions", "equal to a reference after tokenising"),
             *(_metric(f"bleu_{order}", "captions", _BLEU) for order in (1, 2, 3, 4)),
             _metric("rouge_l", "captions", "Lin 2004, beta 1.2, as pycocoevalcap 1.2 computes it"),
+            *(
+                _metric(f"rouge_{n}", "captions", "Lin 2004, F1 as rouge-score computes it")
+                for n in (1, 2)
+            ),
+            _metric("meteor", "captions", _METEOR),
+            _metric("cider", "captions", _PLAIN_CIDER, unit="CIDEr points", high=10.0),
             _metric("cider_d", "captions", _CIDER, unit="CIDEr points", high=10.0),
             _metric("clip_score", "captions", _CLIPSCORE, unit="CLIPScore points", high=2.5),
             _metric("ref_clip_score", "captions", _CLIPSCORE, unit="CLIPScore points", high=10 / 7),

@@ -253,5 +253,7 @@ class Report:
     count: int
     values: Mapping[str, float]
     captions: Captions | None = None
+    certificate: str = ""
+    """Id of the parity certificate of the metrics' code; empty where there is no golden corpus."""
     scorer: str = ""
     """What gave the CLIPScores: kind, name and digest of a model, and the words before each caption; empty where none did."""

@@ -14,6 +14,7 @@ from components.metrics.certificate import (
     to_dict,
 )
 from components.metrics.golden import Golden, GoldenMissing
+from components.metrics.with_data import compiled
 from infra.settings import Settings
 
 
@@ -22,28 +23,39 @@ def golden_folder(settings: Settings) -> Path:
     return settings.repo / "tests" / "components" / "metrics" / "golden"
 
 
-def cache(settings: Settings) -> Path:
+def tables(settings: Settings) -> Path:
     """Folder of the tables that metrics compile once."""
     return settings.home / "metrics"
 
 
-def make(settings: Settings, golden: Path | None = None) -> tuple[Certificate, Path]:
+def compiled_tables(settings: Settings) -> Path | None:
+    """The same if something lies there: a night compiles nothing, and has METEOR from when `diptych score` or `diptych
+    metrics certify` did."""
+    return tables(settings) if compiled(tables(settings)) else None
+
+
+def make(
+    settings: Settings, cache: Path | None, golden: Path | None = None
+) -> tuple[Certificate, Path]:
     """Run the golden corpus and keep what came of it. Raises GoldenMissing."""
-    certificate = certify(golden or golden_folder(settings), cache(settings))
+    certificate = certify(golden or golden_folder(settings), cache)
     path = _path(settings, certificate.code)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_json(path, to_dict(certificate))
     return certificate, path
 
 
-def certificate_here(settings: Settings) -> Certificate | None:
-    """The certificate of this code, made where there is none yet; None where there is no golden corpus."""
+def certificate_here(settings: Settings, cache: Path | None) -> Certificate | None:
+    """The certificate of this code, made where there is none yet; None where there is no golden corpus.
+
+    cache: folder of compiled tables; without one it does not speak of METEOR.
+    """
     try:
         corpus = Golden.read(golden_folder(settings))
     except GoldenMissing:
         return None
-    found = _read(_path(settings, code_digest(cache(settings))))
-    return found if found and found.corpus == corpus.digest else make(settings)[0]
+    found = _read(_path(settings, code_digest(cache)))
+    return found if found and found.corpus == corpus.digest else make(settings, cache)[0]
 
 
 def _path(settings: Settings, code: str) -> Path:

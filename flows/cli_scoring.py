@@ -93,7 +93,7 @@ def certify(
         from components.metrics.certificate import to_dict
         from flows import certifying
 
-        certificate, path = certifying.make(settings, golden)
+        certificate, path = certifying.make(settings, certifying.tables(settings), golden)
         if as_json:
             print(json.dumps(to_dict(certificate), indent=1, sort_keys=True))
         else:

@@ -159,6 +159,7 @@ def _measured(report: Report, champion: Report | None = None) -> list[str]:
         _not_measured(report),
         f"{report.count} images of the {report.split} split of shards `{report.shards_digest[:12]}`, "
         f"checkpoint `{report.checkpoint_digest[:12]}`."
+        + (f" Metrics' certificate `{report.certificate}`." if report.certificate else "")
         + (f" CLIPScores are by `{report.scorer}`." if report.scorer else ""),
     ]
 

@@ -18,7 +18,7 @@ from components.metrics.processes import in_processes
 from components.metrics.scorecard import Choice, choose
 from components.metrics.scoring import Scores
 from components.metrics.tokenise import tokenise
-from flows.certifying import cache, certificate_here
+from flows.certifying import certificate_here, tables
 from flows.scored import Request, Scored
 from flows.scores_shown import show, show_images, to_dict
 from flows.shown import progress
@@ -39,7 +39,7 @@ def score_files(
 
 def score(settings: Settings, request: Request) -> Scored:
     """Read, compute, draw again. The metrics' names are looked at before any file."""
-    choice = choose(request.metrics, cache(settings))
+    choice = choose(request.metrics, tables(settings))
     record = _saved(request.frequencies)
     pairs = pair(
         read_candidates(request.candidates),
@@ -61,7 +61,7 @@ def score(settings: Settings, request: Request) -> Scored:
         scores=scores,
         corpus=scores.corpus(),
         intervals=intervals,
-        certificate=certificate_here(settings),
+        certificate=certificate_here(settings, tables(settings)),
     )
 
 
@@ -80,7 +80,7 @@ def _computed(
             Texts(pairs.candidates, pairs.references),
             choice.measures,
             frequencies=record,
-            cache=cache(settings),
+            cache=tables(settings),
             advance=advance,
             **runner,
         )

@@ -21,6 +21,7 @@ from components.records import Checkpoint, Report, Revision, Shards
 from components.training import progress, ray_trainer
 from components.training.job import TrainingJob
 from flows import timing
+from flows.certifying import certificate_here, compiled_tables
 from flows.experiment import Experiment, run_key
 from flows.outcome import Candidate
 from flows.patience import patient
@@ -147,7 +148,11 @@ def evaluate(checkpoint: Checkpoint, shards: Shards, split: str, plan: Evaluatio
     """Every number a checkpoint's abilities call for, on one split."""
     get_run_logger().info("measuring a checkpoint of %s", checkpoint.family)
     with timing.timed("evaluation"):
-        return measure(checkpoint, shards, split, plan, services().settings.captions)
+        settings = services().settings
+        tables = compiled_tables(settings)
+        report = measure(checkpoint, shards, split, plan, settings.captions, tables)
+    certificate = certificate_here(settings, tables)
+    return replace(report, certificate=certificate.id) if certificate else report
 
 
 @task(name="draw", cache_policy=NO_CACHE)

@@ -153,8 +153,9 @@ class Tracking:
                 for metric, value in report.values.items()
             ]
         self._log_points(run_id, points)
-        if report.scorer:
-            self.log_tags(run_id, {"diptych.scorer": report.scorer})
+        tags = {"diptych.certificate": report.certificate, "diptych.scorer": report.scorer}
+        if said := {name: value for name, value in tags.items() if value}:
+            self.log_tags(run_id, said)
         self.log_bytes(run_id, name, packed)
 
     def log_file(self, run_id: str, path: Path, folder: str = "") -> None:

@@ -18,8 +18,9 @@ from components.evaluation.controls import nearest_pixels, shuffled
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.subject import Subject
 from components.evaluation.writing import write
-from components.metrics import bleu, cider, exact_match, rouge
-from components.metrics.ngrams import count_grams, encode
+from components.metrics import scoring
+from components.metrics.material import Words
+from components.metrics.scorecard import reported
 from components.metrics.tokenise import tokenise
 from components.records import Captions, Checkpoint
 
@@ -70,36 +71,35 @@ def read_captions(captions: Captions, images: SplitImages) -> list[str]:
 
 
 def score_captions(
-    candidates: Sequence[str], references: Sequence[Sequence[str]]
+    candidates: Sequence[str], references: Sequence[Sequence[str]], cache: Path | None = None
 ) -> dict[str, float]:
-    """Every caption metric of the platform over a split, document frequencies from its own references."""
-    return _score(candidates, _tokenised(references))
+    """Every caption metric of a report over a split, document frequencies from its own references.
+
+    cache: folder of METEOR's compiled data; without one there is no METEOR.
+    """
+    return _score(candidates, _tokenised(references), cache)
 
 
 def _tokenised(references: Sequence[Sequence[str]]) -> list[list[list[str]]]:
     return [[tokenise(caption) for caption in captions] for captions in references]
 
 
-def _score(candidates: Sequence[str], references: list[list[list[str]]]) -> dict[str, float]:
-    words = [tokenise(caption) for caption in candidates]
-    # BLEU and CIDEr read the same n-grams, which take longer to count than all else.
-    sentences = encode(words, references, split_spaces=True)
-    grams = count_grams(sentences)
-    of_orders = bleu.score(bleu.statistics_from(sentences, grams))
-    values = {f"bleu_{order}": value for order, value in enumerate(of_orders, start=1)}
-    values["rouge_l"] = rouge.score(rouge.statistics(words, references))
-    values["cider_d"] = cider.score(cider.statistics_from(sentences, grams))
-    values["exact_match"] = exact_match.score(exact_match.statistics(words, references))
-    return values
+def _score(
+    candidates: Sequence[str], references: list[list[list[str]]], cache: Path | None
+) -> dict[str, float]:
+    words = Words([tokenise(caption) for caption in candidates], references)
+    return scoring.score(words, reported(cache), cache=cache).corpus()
 
 
-def score_columns(images: SplitImages, captions: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Scores of several captioners on the same images. captions: as `columns` makes them."""
+def score_columns(
+    images: SplitImages, captions: Mapping[str, Sequence[str]], cache: Path | None = None
+) -> dict[str, float]:
+    """Scores of several captioners on the same images. captions: as `columns` makes them; cache: as `score_captions`."""
     references = _tokenised([row.sample.captions for row in images.rows])
     return {
         prefix + metric: value
         for prefix, candidates in captions.items()
-        for metric, value in _score(candidates, references).items()
+        for metric, value in _score(candidates, references, cache).items()
     }
 
 

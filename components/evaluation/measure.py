@@ -104,9 +104,13 @@ def measure(
     split: str,
     plan: EvaluationPlan,
     captions_folder: Path,
+    cache: Path | None = None,
 ) -> Report:
-    """Every number the model's abilities call for, on one split; captions are kept in `captions_folder`."""
-    return measure_loaded(load_model(checkpoint.path), shards, split, plan, captions_folder)
+    """Every number the model's abilities call for, on one split; captions are kept in `captions_folder`.
+
+    cache: folder of METEOR's compiled data; without one captions have no METEOR.
+    """
+    return measure_loaded(load_model(checkpoint.path), shards, split, plan, captions_folder, cache)
 
 
 def measure_loaded(
@@ -115,6 +119,7 @@ def measure_loaded(
     split: str,
     plan: EvaluationPlan,
     captions_folder: Path,
+    cache: Path | None = None,
 ) -> Report:
     """As `measure`, of what `load_model` gave: for who wants more of a model than its numbers."""
     model, tokenizer, checkpoint = loaded
@@ -133,7 +138,7 @@ def measure_loaded(
     if isinstance(model, abilities.Captions):
         captions = _captions(subject, checkpoint, shards, captions_folder)
         beside = columns(subject, read_captions(captions, subject.images))
-        values |= score_columns(subject.images, beside)
+        values |= score_columns(subject.images, beside, cache)
         if plan.scorer is not None:
             scorer = load_scorer(plan.scorer, plan.scorer_prefix)
             values |= clip_scores(scorer, _seen_by(scorer, subject.images, shards), beside)

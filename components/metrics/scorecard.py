@@ -153,6 +153,15 @@ MEASURES: Table[Measure] = Table(
 ALL = "all"
 
 
+def reported(cache: Path | None) -> tuple[str, ...]:
+    """The measures that a model's report has, so far as they can be computed here."""
+    return tuple(
+        name
+        for name, measure in MEASURES.items()
+        if measure.reported and measure.missing(cache) is None
+    )
+
+
 def columns(measures: Iterable[str]) -> list[Column]:
     """The columns of these measures, in their order."""
     return [column for name in measures for column in MEASURES[name].columns]

@@ -25,10 +25,14 @@ def meteor_missing(cache: Path | None) -> str | None:
         stems.stemmer()
     except stems.StemmerMissing as error:
         return str(error)
-    compiled = any(resources.whole(folder) for folder in cache.glob("meteor-*"))
-    if compiled or importlib.util.find_spec(PACKAGE) is not None:
+    if compiled(cache) or importlib.util.find_spec(PACKAGE) is not None:
         return None
     return f"its data come with a package that is not here: {INSTALL}"
+
+
+def compiled(cache: Path) -> bool:
+    """Whether METEOR's data were compiled already."""
+    return any(resources.whole(folder) for folder in cache.glob("meteor-*"))
 
 
 def meteor_statistics(block: Material) -> MeteorStatistics:

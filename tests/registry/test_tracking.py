@@ -118,12 +118,14 @@ def test_a_report_names_in_its_run_who_scored_its_captions(tracking):
         count=2,
         values={"clip_score": 0.7},
         scorer="stage:clip_emoji_mini@0123456789ab 'A photo depicts '",
+        certificate="0123456789abcdef",
     )
     scored, bare = tracking.open_run("k1", "night"), tracking.open_run("k2", "night")
     tracking.log_report(scored, report)
     tracking.log_report(bare, replace(report, scorer=""))
     tags = tracking._client.get_run(scored).data.tags
     assert tags["diptych.scorer"] == report.scorer
+    assert tags["diptych.certificate"] == report.certificate
     assert "diptych.scorer" not in tracking._client.get_run(bare).data.tags
     [kept] = tracking._client.list_artifacts(scored, "reports")
     assert report.scorer in Path(tracking._client.download_artifacts(scored, kept.path)).read_text()

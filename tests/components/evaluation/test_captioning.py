@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from components.catalog import METRICS
 from components.data.batches import load_split
 from components.decoding import revision
 from components.decoding.revision import code_revision
@@ -25,6 +26,7 @@ from components.evaluation.captioning import (
 )
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.subject import Subject
+from components.metrics import material
 from components.records import Captions, Checkpoint
 
 
@@ -49,6 +51,18 @@ def test_the_references_themselves_score_perfectly():
     assert values["exact_match"] == 1.0
     assert values["rouge_l"] == pytest.approx(1.0)
     assert values["bleu_1"] == pytest.approx(1.0)
+
+
+def test_every_metric_of_the_table_is_scored_and_in_the_catalog(meteor_data):
+    references = [["a red circle", "the circle is red"], ["a blue cross"]]
+    candidates = ["a red circle", "a cross"]
+    without, with_meteor = (
+        score_captions(candidates, references, cache) for cache in (None, meteor_data)
+    )
+    assert set(with_meteor) - set(without) == {"meteor"}
+    assert {"cider", "cider_d", "rouge_1", "rouge_2", "rouge_l", "bleu_4"} <= set(without)
+    assert set(with_meteor) <= set(METRICS)
+    assert 0 < with_meteor["meteor"] < 1
 
 
 def test_perfect_captions_are_worthless_on_shuffled_images(subject):
@@ -140,14 +154,14 @@ def test_mended_decoding_code_is_another_key(tmp_path, monkeypatch):
 
 def test_every_metric_reads_tokens_and_ngrams_that_are_made_once(monkeypatch, subject):
     counted = {"tokenise": 0, "count_grams": 0}
-    for name in counted:
-        real = getattr(captioning_module, name)
+    for name, module in {"tokenise": captioning_module, "count_grams": material}.items():
+        real = getattr(module, name)
 
         def counting(given, name=name, real=real):
             counted[name] += 1
             return real(given)
 
-        monkeypatch.setattr(captioning_module, name, counting)
+        monkeypatch.setattr(module, name, counting)
     written = [row.sample.captions[0] for row in subject.images.rows]
     score_columns(subject.images, columns(subject, written))
     references = sum(len(row.sample.captions) for row in subject.images.rows)
