@@ -1,5 +1,7 @@
 """Measure a registered version on its experiment's data, as it is now; the numbers go to the version's run."""
 
+from functools import cache
+
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
@@ -29,9 +31,10 @@ def evaluate_model(
     """
     experiment = read_competing(model, overrides)
     entry, run = known_version(experiment.name, version)
-    revision = refresh_dataset(experiment.source)
+    revision_of = cache(refresh_dataset)
+    revision = revision_of(experiment.source)
     checkpoint = fetch_version(experiment.name, entry.number)
-    plan = with_scorer(experiment.evaluation, refresh_dataset)
+    plan = with_scorer(experiment.evaluation, revision_of)
     tracking = services().tracking
     # A run of its own below the version's: another evaluation never writes over the numbers it was registered with.
     run_id = tracking.open_run(

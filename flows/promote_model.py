@@ -1,6 +1,7 @@
 """Ask the gate about a registered version and move the champion alias, or give the alias back."""
 
 from dataclasses import replace
+from functools import cache
 
 from prefect import flow
 
@@ -24,9 +25,10 @@ def promote_model(model: ExperimentName, version: int) -> Outcome:
     experiment = read_competing(model)
     entry, run = known_version(experiment.name, version)
     settle([experiment.name])
-    revision = refresh_dataset(experiment.source)
+    revision_of = cache(refresh_dataset)
+    revision = revision_of(experiment.source)
     checkpoint = fetch_version(experiment.name, entry.number)
-    plan = with_scorer(experiment.evaluation, refresh_dataset)
+    plan = with_scorer(experiment.evaluation, revision_of)
     experiment = replace(experiment, evaluation=plan)
     candidate = Candidate(
         experiment=experiment.name,
