@@ -18,8 +18,8 @@ from components.metrics.ngrams import Ints
 MATCH = 5
 """Numbers of a match: matcher, i, width, j, span."""
 COUNTED = 4 * MATCHERS + 3
-BITS = 63
-"""Words of a bit set that share a machine word."""
+SHIFT, MASK = 6, 63
+"""Place of a bit in a bit set: its machine word, and where in that."""
 
 # A path's rank in one number: worth first, then chunks, then distance. At most 1000 words are aligned and 10,000 ways
 # weighed, so that a worth stays below 2^12, chunks below 2^11, and a distance below 2^25.
@@ -182,9 +182,9 @@ def _align(found, total, ours, theirs, function_V, counted):
     """Beam search, and the tally of the best path into `counted`."""
     words = len(theirs)
     start, order = _by_start(found, total, words)
-    size_j = len(ours) // BITS + 1
+    size_j = (len(ours) >> SHIFT) + 1
     # Two generations of paths. used: the bit sets of candidate, then reference. taken: a path's last entry in the log.
-    used = np.zeros((2, BEAM, size_j + words // BITS + 1), np.int64)
+    used = np.zeros((2, BEAM, size_j + (words >> SHIFT) + 1), np.int64)
     rank = np.full((2, BEAM), LEAST, np.int64)
     end = np.full((2, BEAM), -1, np.int64)
     taken = np.full((2, BEAM), -1, np.int64)
@@ -193,26 +193,29 @@ def _align(found, total, ours, theirs, function_V, counted):
     fixed = _unambiguous(found, total, start, order, len(ours))
     for i in range(words):
         if fixed[i] >= 0:
-            _use(used[0, 0], found[fixed[i]], size_j)
-    best = np.empty((3, BEAM), np.int64)
+            _use(used, 0, 0, found, fixed[i], size_j)
+    # The next generation: ranks in order, the paths they come from, the matches they take.
+    ranks = np.empty(BEAM, np.int64)
+    parents = np.empty(BEAM, np.int64)
+    chosen = np.empty(BEAM, np.int64)
     paths, now = 1, 0
     for i in range(words):
         kept = 0
         for path in range(paths):
             kept = _extend(
-                best, kept, i, path, rank[now, path], end[now, path], used[now, path], size_j,
-                found, order[start[i] : start[i + 1]], fixed[i],
+                ranks, parents, chosen, kept, i, now, path, rank, end, used, size_j, found, order,
+                start, fixed,
             )  # fmt: skip
         new = 1 - now
         for k in range(kept):
-            path, m = best[1, k], best[2, k]
-            rank[new, k], end[new, k], taken[new, k] = best[0, k], end[now, path], taken[now, path]
+            path, m = parents[k], chosen[k]
+            rank[new, k], end[new, k], taken[new, k] = ranks[k], end[now, path], taken[now, path]
             for word in range(used.shape[2]):
                 used[new, k, word] = used[now, path, word]
             if m == SKIP:
                 end[new, k] = -1
             elif m != STAY:
-                _use(used[new, k], found[m], size_j)
+                _use(used, new, k, found, m, size_j)
                 end[new, k] = found[m, 3] + found[m, 4]
                 log[logged, 0], log[logged, 1] = taken[now, path], m
                 taken[new, k] = logged
@@ -265,66 +268,71 @@ def _unambiguous(found, total, start, order, candidate_words):
 
 
 @njit(cache=True, nogil=True)
-def _extend(best, kept, i, path, rank, end, used, size_j, found, options, fixed):
+def _extend(
+    ranks, parents, chosen, kept, i, now, path, rank, end, used, size_j, found, order, start, fixed
+):
     """Put among the best what a path becomes at word i; how many there are then."""
-    if fixed >= 0:
-        value = rank + CHUNK * _breaks(end, found[fixed]) - WORTH * _worth(found[fixed])
-        return _keep(best, kept, value, path, fixed)
-    if used[size_j + i // BITS] >> (i % BITS) & 1:
-        return _keep(best, kept, rank, path, STAY)
-    for m in options:
-        if not _overlaps(used, found[m], size_j):
-            value = rank + CHUNK * _breaks(end, found[m]) - WORTH * _worth(found[m])
-            kept = _keep(best, kept, value, path, m)
-            rank += abs(i - found[m, 3])
-    return _keep(best, kept, rank + CHUNK * (end != -1), path, SKIP)
+    value, ended = rank[now, path], end[now, path]
+    if fixed[i] >= 0:
+        return _keep(
+            ranks, parents, chosen, kept, value + _cost(ended, found, fixed[i]), path, fixed[i]
+        )
+    if used[now, path, size_j + (i >> SHIFT)] >> (i & MASK) & 1:
+        return _keep(ranks, parents, chosen, kept, value, path, STAY)
+    for place in range(start[i], start[i + 1]):
+        m = order[place]
+        if not _overlaps(used, now, path, found, m, size_j):
+            kept = _keep(ranks, parents, chosen, kept, value + _cost(ended, found, m), path, m)
+            value += abs(i - found[m, 3])
+    return _keep(ranks, parents, chosen, kept, value + CHUNK * (ended != -1), path, SKIP)
 
 
 @njit(cache=True, nogil=True)
-def _worth(match):
-    if match[0] == EXACT:
-        return match[2] + match[4]
-    return match[2] // 2 + match[4] // 2
+def _cost(ended, found, m):
+    """What a match adds to a rank: a chunk if it breaks one, less its worth."""
+    if found[m, 0] == EXACT:
+        worth = found[m, 2] + found[m, 4]
+    else:
+        worth = (found[m, 2] >> 1) + (found[m, 4] >> 1)
+    return CHUNK * (ended not in (-1, found[m, 3])) - WORTH * worth
 
 
 @njit(cache=True, nogil=True)
-def _breaks(end, match):
-    return end not in (-1, match[3])
+def _use(used, now, path, found, m, size_j):
+    for j in range(found[m, 3], found[m, 3] + found[m, 4]):
+        used[now, path, j >> SHIFT] |= 1 << (j & MASK)
+    for i in range(found[m, 1], found[m, 1] + found[m, 2]):
+        used[now, path, size_j + (i >> SHIFT)] |= 1 << (i & MASK)
 
 
 @njit(cache=True, nogil=True)
-def _use(used, match, size_j):
-    for j in range(match[3], match[3] + match[4]):
-        used[j // BITS] |= 1 << (j % BITS)
-    for i in range(match[1], match[1] + match[2]):
-        used[size_j + i // BITS] |= 1 << (i % BITS)
-
-
-@njit(cache=True, nogil=True)
-def _overlaps(used, match, size_j):
+def _overlaps(used, now, path, found, m, size_j):
     """Whether a word of the match is used on either side."""
-    for j in range(match[3], match[3] + match[4]):
-        if used[j // BITS] >> (j % BITS) & 1:
+    for j in range(found[m, 3], found[m, 3] + found[m, 4]):
+        if used[now, path, j >> SHIFT] >> (j & MASK) & 1:
             return True
-    for i in range(match[1], match[1] + match[2]):
-        if used[size_j + i // BITS] >> (i % BITS) & 1:
+    for i in range(found[m, 1], found[m, 1] + found[m, 2]):
+        if used[now, path, size_j + (i >> SHIFT)] >> (i & MASK) & 1:
             return True
     return False
 
 
 @njit(cache=True, nogil=True)
-def _keep(best, kept, value, path, match):
-    """Put a path among the best (its rank, where it comes from, by which match), behind its equals."""
+def _keep(ranks, parents, chosen, kept, value, path, match):
+    """Put a path among the best, behind its equals."""
     if kept == BEAM:
-        if value >= best[0, BEAM - 1]:
+        if value >= ranks[BEAM - 1]:
             return kept
         kept -= 1
     place = kept
-    while place > 0 and best[0, place - 1] > value:
-        for column in range(3):
-            best[column, place] = best[column, place - 1]
+    while place > 0 and ranks[place - 1] > value:
+        ranks[place] = ranks[place - 1]
+        parents[place] = parents[place - 1]
+        chosen[place] = chosen[place - 1]
         place -= 1
-    best[0, place], best[1, place], best[2, place] = value, path, match
+    ranks[place] = value
+    parents[place] = path
+    chosen[place] = match
     return kept + 1
 
 
