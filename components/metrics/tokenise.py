@@ -143,7 +143,7 @@ ALTERNATIVES = (
     r"[+-]?\d*+(?>(?:[.,:]\d++)+)|[+-]\d++",
     rf"(?i:{_one_of(WITH_APOSTROPHE)})|{Q}[nN](?:{Q}|(?!\S))|’[nN]|{Q}\d\d(?:[sS]|(?!\S))|{CLITIC}|'[tT](?=(?i:is|was))",
     rf"[dlnoA-HJ-XZ](?!{Q}(?i:ll|ve|re)(?!{L})){APOSTROPHE}{L}{L}{W}*+|[djlDJL](?!{CLITIC}){Q}|[yY](?!{CLITIC}){Q}(?={L})",
-    rf"{L}+?(?={NOT})|{NOT}{L}*+",
+    rf"{L}+?(?<![nN])(?={NOT})|{NOT}{L}*+",
     rf"{L}{L}++(?<=[aeiouyAEIOUY])(?!{CLITIC}){APOSTROPHE}[aeiouA-Z]{L}*+",
     HALF,
     rf"{W}++(?>(?:_{W}++)*){STOP}",
@@ -154,7 +154,7 @@ ALTERNATIVES = (
 FILTERED = "-.,'’\"“”"
 _BLANK = re.compile(BLANK)
 _TOKEN = re.compile("|".join(ALTERNATIVES))
-_CLITICS = re.compile(rf"{CLITIC}|{NOT}{L}*")
+_CLITICS = re.compile(rf"{CLITIC}|{NOT}")
 _STRAIGHT = str.maketrans({"’": "'", "‘": "`", "‛": "`"})
 _WRITTEN_OUT = re.compile("|".join(map(re.escape, WRITTEN_OUT)))
 _DOTTED = frozenset((*ABBREVIATIONS, *STATES))

@@ -60,6 +60,7 @@ def test_every_golden_caption_is_equal(golden):
         ("rock 'N' roll since the '90S zz", "rock 'n' roll since the '90s zz"),
         ("zz 'emother 'tilxq 'tisxq c'monxq zz", "zz 'em other 'til xq 't isxq c'mon xq zz"),
         ("zz 5.: b5., 5.; it.:D 1.5., zz", "zz 5. b5. 5. it. :d 1.5 zz"),
+        ("zz isn’tto inn't inn’t isn’t zz", "zz is n’tto inn t inn t is n't zz"),
         ("the city'S O'Hare D'll zz 'Sé zz", "the city 's o'hare d 'll zz 's é zz"),
     ],
 )  # fmt: skip
