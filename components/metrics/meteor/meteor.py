@@ -1,7 +1,8 @@
 """METEOR 1.5 over captions (Denkowski and Lavie 2014), English, with the parameters of its `rank` task.
 
-Equals the reference programme (`-l en -norm`): the same 23 counts of every image, hence the same score. A caption's
-best reference is the one of highest score, the first of equals.
+Equals the reference programme (`-l en -norm`): the same 23 counts, hence the same score, of all golden images and of
+40,503 of 40,504 images of COCO val2014. In the one left over (0.30 there, 0.28 here) a beam full of paraphrases found both
+ways keeps other paths; why is not known. A caption's best reference is the one of highest score, the first of equals.
 
 An empty candidate scores 0, and so does anything against an empty reference. Of a caption the first 1,000 words are
 aligned (`corpus.LONGEST`), the first 50 where these could match in over 10,000 ways (`possible.MOST`); the words behind
