@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from components.data.atomic import write_json
+from components.atomic import write_json
 from components.metrics.certificate import (
     Certificate,
     certify,

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components import atomic
 from components.abilities import Detections, Detects
 from components.config import ConfigError
-from components.data import atomic
 from components.data.row_boxes import in_prompts
 from components.data.transforms import read_picture
 from components.evaluation.drawing import draw_detections

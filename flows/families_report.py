@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
 
-from components.data import atomic
+from components import atomic
 from components.data.shards import ShardsMissing, open_shards
 from components.evaluation.measure import COLUMNS, measure_loaded
 from components.records import Checkpoint

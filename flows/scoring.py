@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.data.atomic import write_bytes, write_json
+from components.atomic import write_bytes, write_json
 from components.data.caption_files import read_candidates, read_references
 from components.data.caption_pairs import Pairs, pair
 from components.metrics import bootstrap, scoring

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from components import atomic
 from components.catalog import SOURCES
 from components.config import ConfigError
-from components.data import atomic
 from components.data.shards import write_shards
 from components.data.sources.counted import Counted
 from components.records import Shards

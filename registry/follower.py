@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.data import atomic
+from components import atomic
 from components.training import progress
 from components.training.progress import Progress
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import components
+from components import atomic
 from components.abilities import Answers, Captions, Detects, Embeds, Matches
 from components.catalog import FAMILIES
-from components.data import atomic
 from components.records import Checkpoint
 
 if TYPE_CHECKING:

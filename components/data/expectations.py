@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from components.data import atomic
+from components import atomic
 from components.data.expectations_page import Outcome, render
 from components.data.facts import CaptionFacts, ImageFacts, caption_facts, image_facts
 from components.data.rules import Limits, Rule, caption_rules, image_rules

@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from components.data import atomic
+from components import atomic
 from components.data.manifest import SHARD_NAME, LineDamaged, from_line, to_line
 from components.data.tar import SplitTars
 from components.data.transforms import UnreadableImage, picture_sha256, read_picture

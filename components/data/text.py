@@ -17,7 +17,7 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from components.data import atomic
+from components import atomic
 
 SPECIALS = ("<pad>", "<bos>", "<mask>", "<image>", "<|endofchunk|>", "<sep>")
 """Ids 0 to 5; `<eos>` follows the BPE as the largest id, where CLIP's text tower looks for it."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from components.data.atomic import write_text
+from components.atomic import write_text
 from components.data.batches import SplitImages
 from components.decoding.revision import code_revision
 from components.evaluation.controls import nearest_pixels, shuffled

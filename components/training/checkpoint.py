@@ -30,8 +30,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from components import atomic
 from components.catalog import MODELS
-from components.data import atomic
 from components.data.text import Tokenizer, TokenizerError
 from components.failpoint import failpoint
 from components.models.parts import Origin as PartOrigin

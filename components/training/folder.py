@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.data import atomic
+from components import atomic
 from components.models.parts import Origin
 
 JOB = "job.json"

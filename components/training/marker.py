@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.data import atomic
+from components import atomic
 
 MARKER = "MANIFEST.json"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from components.data import atomic
+from components import atomic
 
 FILE = "progress.jsonl"
 

@@ -28,8 +28,8 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from components import atomic
 from components.config import ConfigError
-from components.data import atomic
 from components.records import Checkpoint
 from components.training.checkpoint import latest, verify
 from components.training.folder import JOB, claim

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.data import atomic
+from components import atomic
 from components.data.sources.packages import PackagesMissing
 
 TIMEOUT_S = 1800

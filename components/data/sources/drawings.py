@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components.data import atomic
+from components import atomic
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.data import atomic
+from components import atomic
 from components.data.sources.drawings import Concept, Drawing, DrawingSet
 from components.data.sources.emoji_names import read_concepts
 from components.data.sources.packages import PackagesMissing

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.data.atomic import sync_folder, write_json
+from components.atomic import sync_folder, write_json
 from components.metrics.meteor import lexicon, paraphrases
 from components.metrics.meteor.lexicon import Lexicon
 from components.metrics.meteor.packaged import FILES, JAR, SHA256, TABLE, Name, packaged

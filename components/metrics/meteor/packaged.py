@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
-from components.data.atomic import sha256_file
+from components.atomic import sha256_file
 
 PACKAGE = "pycocoevalcap"
 INSTALL = "pip install --no-deps pycocoevalcap==1.2"

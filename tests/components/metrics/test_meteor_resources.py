@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data.atomic import sha256_file
+from components.atomic import sha256_file
 from components.metrics.meteor import meteor, packaged
 from components.metrics.meteor.packaged import JAR, TABLE, MeteorDataMissing
 from components.metrics.meteor.resources import load_resources

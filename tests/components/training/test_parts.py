@@ -12,9 +12,9 @@ import torch
 from huggingface_hub import constants
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from components import atomic
 from components.catalog import MODELS
 from components.config import ConfigError
-from components.data import atomic
 from components.models.causal_lm import CausalLm, CausalLmConfig
 from components.models.parts import Origin, Part, handed
 from components.table import UnknownName
