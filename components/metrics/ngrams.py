@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -80,30 +80,51 @@ def encode(
     Raises MetricInputError if there is no image, an image without references, or lists of different lengths.
     """
     refuse_unpaired(candidates, references)
-    sentences: list[Tokens] = [*candidates, *chain.from_iterable(references)]
-    if split_spaces:
-        sentences = [" ".join(tokens).split() for tokens in sentences]
-    number: defaultdict[str, int] = defaultdict()
-    number.default_factory = number.__len__
-    lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
-    flat = np.fromiter(
-        map(number.__getitem__, chain.from_iterable(sentences)), np.int64, int(lengths.sum())
-    )
+    lists: list[Tokens] = [*candidates, *chain.from_iterable(references)]
+    words, flat, lengths = _numbered(lists)
     own = np.arange(len(candidates))
-    return Sentences(
+    sentences = Sentences(
         images=len(candidates),
-        words=tuple(number),
+        words=words,
         flat=flat,
         starts=np.concatenate([[0], np.cumsum(lengths)]),
         image_S=np.concatenate([own, np.repeat(own, [len(several) for several in references])]),
     )
+    return split_at_spaces(sentences) if split_spaces else sentences
+
+
+def split_at_spaces(sentences: Sentences) -> Sentences:
+    """The same with each token that holds a space of any kind as several words; itself where none does."""
+    pieces = [word.split() for word in sentences.words]
+    if all(parts == [word] for parts, word in zip(pieces, sentences.words, strict=True)):
+        return sentences
+    words, piece, count_W = _numbered(pieces)
+    count_T = count_W[sentences.flat]
+    end_T = np.concatenate([[0], np.cumsum(count_T)])
+    first_T = (np.cumsum(count_W) - count_W)[sentences.flat]
+    within = np.arange(end_T[-1]) - np.repeat(end_T[:-1], count_T)
+    flat = piece[np.repeat(first_T, count_T) + within]
+    return replace(sentences, words=words, flat=flat, starts=end_T[sentences.starts])
+
+
+def _numbered(lists: Sequence[Tokens]) -> tuple[tuple[str, ...], Ints, Ints]:
+    """Distinct words as they come, the number of every word, and how many words each list has."""
+    number: defaultdict[str, int] = defaultdict()
+    number.default_factory = number.__len__
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    every = map(number.__getitem__, chain.from_iterable(lists))
+    flat = np.fromiter(every, np.int64, int(lengths.sum()))
+    return tuple(number), flat, lengths
 
 
 def refuse_unpaired(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
     """Raise MetricInputError unless every image has one candidate and at least one reference, as token lists."""
     refuse_uncounted(candidates, references)
+    kinds = {*map(type, candidates), *map(type, chain.from_iterable(references))}
+    if not any(issubclass(kind, str) for kind in kinds):
+        return
     for index, (candidate, several) in enumerate(zip(candidates, references, strict=True)):
-        if isinstance(candidate, str) or any(isinstance(tokens, str) for tokens in several):
+        if any(isinstance(tokens, str) for tokens in (candidate, *several)):
             raise MetricInputError(
                 f"Image {index} holds a plain string; tokenise captions first "
                 "(components/metrics/tokenise.py)."

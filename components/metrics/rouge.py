@@ -35,7 +35,11 @@ def statistics(
     An empty candidate or reference shares nothing: precision and recall 0.
     Raises MetricInputError for lists of different lengths or an image without references.
     """
-    sentences = encode(candidates, references, split_spaces=False)
+    return statistics_from(encode(candidates, references, split_spaces=False))
+
+
+def statistics_from(sentences: Sentences) -> RougeStatistics:
+    """The same from words already numbered, those that hold a space as one."""
     image_R = sentences.image_S[sentences.images :]
     reference_R = np.arange(sentences.images, len(sentences.image_S))
     common_R = _longest_common(sentences, image_R, reference_R)

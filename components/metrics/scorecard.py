@@ -104,7 +104,7 @@ MEASURES: Table[Measure] = Table(
         ),
         "rouge_l": Measure(
             columns=(Column(name="rouge_l", shown="ROUGE-L", golden="ROUGE_L"),),
-            statistics=_of_words(rouge.statistics),
+            statistics=lambda block: rouge.statistics_from(block.sentences),
             score=_one(rouge.score),
             per_image=_column(rouge.per_image),
         ),

@@ -42,8 +42,11 @@ def tokenise(caption: str) -> list[str]:
 
 
 def _plain_words(caption: str) -> list[str] | None:
-    """Nine of ten captions: ASCII letters, spaces and one last dot that ends no abbreviation; else None."""
-    body = caption.rstrip(" ")
+    """Nineteen of twenty captions: ASCII letters, spaces, commas before these, and one last dot that ends no abbreviation.
+
+    None for any other.
+    """
+    body = caption.rstrip(" ").replace(", ", " ")
     dotted = body.endswith(".")
     body = body[:-1] if dotted else body
     if not (body.isascii() and body.replace(" ", "").isalpha()):

@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from components.metrics.meteor.normalise import normalise
+from components.metrics.meteor.normalise import Prefixes, normalise
 from components.metrics.meteor.resources import Resources
 from components.metrics.ngrams import Ints, Tokens, refuse_unpaired
 
@@ -57,8 +57,7 @@ def prepare(
 ) -> Corpus:
     """All that alignment needs to know. Raises MetricInputError for input no text metric takes."""
     refuse_unpaired(candidates, references)
-    prefixes = resources.prefixes
-    sentences = [normalise(words, prefixes) for words in chain(candidates, *references)]
+    sentences = _normalised([*candidates, *chain.from_iterable(references)], resources.prefixes)
     own = np.arange(len(candidates))
     image_S = np.concatenate([own, np.repeat(own, [len(several) for several in references])])
     lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
@@ -91,6 +90,15 @@ def prepare(
         near=near,
         **_phrases(row_V[word_T], start_S1, resources),
     )
+
+
+def _normalised(lists: Sequence[Tokens], prefixes: Prefixes) -> list[Tokens]:
+    """Each as METEOR reads it; what has only letters and digits, nearly every caption, is taken as it is."""
+    distinct: set[str] = set().union(*lists)
+    plain = {
+        word for word in distinct if word.isascii() and word.isalnum() and word == word.lower()
+    }
+    return [words if plain.issuperset(words) else normalise(words, prefixes) for words in lists]
 
 
 def _sums(value_T: NDArray[np.bool_], start_S1: Ints) -> Ints:

@@ -6,10 +6,14 @@ The door of snowballstemmer, extra `metrics`. Its 3.x changed the stems of 28 wo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 LONGEST = 100
 """Characters; a longer word is its own stem. The longest English word METEOR's data hold has 42."""
+
+REMEMBERED = 1 << 16
+"""Words whose stems are kept: what is in no lexicon, mostly misspelt, comes back in every block of captions."""
 
 
 class StemmerMissing(RuntimeError):
@@ -31,4 +35,4 @@ def stemmer() -> Callable[[str], str]:
     from snowballstemmer.english_stemmer import EnglishStemmer
 
     stem: Callable[[str], str] = EnglishStemmer().stemWord
-    return lambda word: stem(word) if len(word) <= LONGEST else word
+    return lru_cache(REMEMBERED)(lambda word: stem(word) if len(word) <= LONGEST else word)
