@@ -11,7 +11,12 @@ from typing import Any
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` so that a reader sees the old file or the new one, and a crash leaves no third."""
+    """Write `data` so that a reader sees the old file or the new one, and a crash leaves no third.
+
+    Raises FileExistsError where a folder, a device or a pipe has the name: the rename would take its place.
+    """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is a folder, a device or a pipe; give the name of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -47,6 +47,16 @@ def test_a_failed_write_leaves_neither_file_nor_litter(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pipe_or_a_folder_is_not_replaced_by_a_file(tmp_path):
+    pipe, folder = tmp_path / "pipe", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for path in (pipe, folder):
+        with pytest.raises(FileExistsError, match="a pipe"):
+            atomic.write_text(path, "text")
+    assert pipe.is_fifo() and sorted(tmp_path.iterdir()) == [folder, pipe]
+
+
 def test_files_are_as_readable_as_the_umask_says(tmp_path):
     before = os.umask(0o027)
     try:
