@@ -139,11 +139,12 @@ def _parsed(path: Path, text: str, place: str, *, first_line: int) -> Any:
         raise CaptionFileError(
             f"{path}: {at}, column {error.colno}: no JSON ({error.msg}). {SHAPES}"
         ) from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a number of thousands of digits; brackets in brackets
-        raise CaptionFileError(f"{path}: {place or f'line {first_line}'}: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        is_number = isinstance(error, ValueError)
+        endless = "a number of thousands of digits" if is_number else "thousands of nested brackets"
+        raise CaptionFileError(
+            f"{path}: {place or f'line {first_line}'}: {endless}. {SHAPES}"
+        ) from error
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -162,7 +163,9 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
                 )
             yield place, dict(zip(names, cells, strict=True))
     except csv.Error as error:
-        raise CaptionFileError(f"{path}: line {reader.line_num}: no CSV ({error}).") from error
+        raise CaptionFileError(
+            f"{path}: line {reader.line_num}: no CSV ({error}). Is a quote missing?"
+        ) from error
 
 
 def _header(path: Path, cells: Sequence[str]) -> list[str]:

@@ -99,9 +99,15 @@ BAD = {
         json.dumps([{"image_id": 1, "caption": "a " * 5_000_000}]),
         ["entry 1", "10,000,000 characters", f"{LONGEST:,}"],
     ),
-    "too long in CSV": ("id,caption\n1," + "a " * 5_000_000, ["line 2", "no CSV", "limit"]),
-    "bottomless": ("[" * 100_000, ["line 1", "recursion"]),
-    "a number without end": ('[{"image_id": ' + "9" * 5000 + "}]", ["line 1", "digits"]),
+    "too long in CSV": (
+        "id,caption\n1," + "a " * 5_000_000,
+        ["line 2", "no CSV", "limit", "quote missing"],
+    ),
+    "bottomless": ("[" * 100_000, ["line 1", "nested brackets", "What works"]),
+    "a number without end": (
+        '[{"image_id": ' + "9" * 5000 + "}]",
+        ["line 1", "of digits", "What works"],
+    ),
 }
 
 
