@@ -1,7 +1,8 @@
 """The parity certificate: how far this code is from the reference programmes, over the whole golden corpus.
 
 Golden numbers were printed by the programmes themselves. A certificate says the largest deviation of each metric, of
-any image and of the corpus, in every variant; it stands for one state of the code, of Python and of NumPy.
+any image and of the corpus, in every variant; it stands for one state of the code, of Python and of the
+packages that compute.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from components.metrics.golden import Golden, deviations
 from components.metrics.metric import MetricInputError
-from components.metrics.scorecard import MEASURES
+from components.metrics.scorecard import left_out
 
 ID_LETTERS = 16
+PACKAGES = ("numpy", "numba", "snowballstemmer")
+"""What numbers that the corpus compares are computed by; numba and snowballstemmer may be absent."""
 SOURCES = Path(__file__).parent
 
 
@@ -68,25 +70,31 @@ class Certificate:
 def certify(golden: Path, cache: Path | None = None) -> Certificate:
     """Compute the golden corpus and compare. Raises GoldenMissing where the files are not."""
     corpus = Golden.read(golden)
-    left_out = _left_out(cache)
     worst: dict[str, Parity] = {}
     for name, deviation, tolerance in deviations(corpus, cache):
         before = worst.get(name, Parity(0.0, tolerance, 0))
         # Not max(): it would let a NaN pass.
         larger = before.deviation if deviation <= before.deviation else deviation
         worst[name] = Parity(larger, tolerance, before.compared + 1)
-    return Certificate(code_digest(cache), corpus.digest, worst, left_out)
+    return Certificate(code_digest(cache), corpus.digest, worst, left_out(cache))
 
 
 def code_digest(cache: Path | None = None) -> str:
-    """Changes with every source of `components/metrics`, with Python, with NumPy, and with what can be computed here."""
+    """Changes with every source of `components/metrics`, with Python and `PACKAGES`, and with what can be computed here."""
     digest = hashlib.sha256()
     for file in sorted(SOURCES.rglob("*.py")):
         name = file.relative_to(SOURCES).as_posix()
         digest.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    known = [platform.python_version(), np.__version__, *sorted(_left_out(cache))]
+    known = [platform.python_version(), *map(_version, PACKAGES), *sorted(left_out(cache))]
     digest.update("\n".join(known).encode())
     return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
 
 
 def to_dict(certificate: Certificate) -> dict[str, Any]:
@@ -107,8 +115,3 @@ def from_dict(saved: Mapping[str, Any]) -> Certificate:
             f"This certificate says {saved['id']} and is {found.id}: it was changed."
         )
     return found
-
-
-def _left_out(cache: Path | None) -> dict[str, str]:
-    reasons = {name: measure.missing(cache) for name, measure in MEASURES.items()}
-    return {name: why for name, why in reasons.items() if why is not None}

@@ -162,6 +162,17 @@ def reported(cache: Path | None) -> tuple[str, ...]:
     )
 
 
+def left_out(cache: Path | None) -> dict[str, str]:
+    """Shown name of each measure that cannot be computed here -> why."""
+    reasons = {title(name): measure.missing(cache) for name, measure in MEASURES.items()}
+    return {name: why for name, why in reasons.items() if why is not None}
+
+
+def title(measure: str) -> str:
+    """A measure as papers write it: its columns' names."""
+    return "/".join(column.shown for column in MEASURES[measure].columns)
+
+
 def columns(measures: Iterable[str]) -> list[Column]:
     """The columns of these measures, in their order."""
     return [column for name in measures for column in MEASURES[name].columns]
@@ -185,10 +196,9 @@ def choose(asked: str, cache: Path | None = None) -> Choice:
     here.
     """
     if asked.strip().lower() == ALL:
-        reasons = {name: measure.missing(cache) for name, measure in MEASURES.items()}
-        ready = tuple(name for name, why in reasons.items() if why is None)
-        left_out = {_title(name): why for name, why in reasons.items() if why is not None}
-        return Choice(ready, tuple(columns(ready)), left_out)
+        reasons = left_out(cache)
+        ready = tuple(name for name in MEASURES if title(name) not in reasons)
+        return Choice(ready, tuple(columns(ready)), reasons)
     named = [_found(name) for name in asked.split(",") if name.strip()]
     if not named:
         raise MetricInputError(f"No metric was named. What works: {ALL}, or {_known()}.")
@@ -196,13 +206,15 @@ def choose(asked: str, cache: Path | None = None) -> Choice:
     measures = tuple(name for name in MEASURES if name in {each for each, _ in named})
     for name in measures:
         if why := MEASURES[name].missing(cache):
-            raise MetricInputError(f"{_title(name)} cannot be computed here: {why}")
+            raise MetricInputError(f"{title(name)} cannot be computed here: {why}")
     chosen = tuple(column for column in columns(measures) if column.name in wanted)
     return Choice(measures, chosen, {})
 
 
 def _found(asked: str) -> tuple[str, tuple[Column, ...]]:
     plain = asked.strip().lower().replace("-", "_")
+    if plain == ALL:
+        raise MetricInputError(f'"{ALL}" names every metric; give it alone, without others.')
     if plain in MEASURES:
         return plain, MEASURES[plain].columns
     for name, measure in MEASURES.items():
@@ -217,7 +229,3 @@ def _found(asked: str) -> tuple[str, tuple[Column, ...]]:
 
 def _known() -> str:
     return ", ".join(dict.fromkeys([*MEASURES, *(each.name for each in columns(MEASURES))]))
-
-
-def _title(name: str) -> str:
-    return "/".join(column.shown for column in MEASURES[name].columns)

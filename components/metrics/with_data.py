@@ -60,7 +60,13 @@ def load(cache: Path | None) -> Resources:
     """METEOR's data; compiled first if they were not, for half a minute. Raises MeteorDataMissing, StemmerMissing."""
     if cache is None:
         raise MeteorDataMissing("METEOR needs a folder that its compiled data may lie in.")
-    return resources.load_resources(cache)
+    try:
+        return resources.load_resources(cache)
+    except OSError as error:
+        raise MeteorDataMissing(
+            f"METEOR's data could not be compiled into {cache} ({error}). They take 65 MB there; make room, or leave "
+            "METEOR and SPICE out."
+        ) from error
 
 
 @lru_cache(maxsize=1)

@@ -26,7 +26,7 @@ def found():
 def test_meteor_is_certified_where_its_data_are(meteor_data):
     parity = certify(GOLDEN, meteor_data).metrics["METEOR"]
     assert parity.deviation < 1e-12 and parity.compared > 280
-    assert "METEOR" not in certify(GOLDEN).metrics and "meteor" in certify(GOLDEN).left_out
+    assert "METEOR" not in certify(GOLDEN).metrics and "METEOR" in certify(GOLDEN).left_out
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_nan_does_not_pass(monkeypatch):
     broken = replace(rouge, score=lambda stats, weights: (float("nan"),))
     table = Table("caption metric", {"rouge_l": broken})
     monkeypatch.setattr(scorecard, "MEASURES", table)
-    for module in ("golden", "scoring", "certificate"):
+    for module in ("golden", "scoring"):
         monkeypatch.setattr(f"components.metrics.{module}.MEASURES", table)
     monkeypatch.setattr("components.metrics.golden._other_frequencies", lambda golden: iter(()))
     assert not certify(GOLDEN).metrics["ROUGE-L"].passed
@@ -121,6 +121,14 @@ def test_the_code_digest_follows_every_source_of_the_metrics(tmp_path, monkeypat
     assert code_digest() == before
     (tmp_path / "metrics" / "bleu.py").write_text("# another\n")
     assert code_digest() != before
+
+
+def test_the_code_digest_follows_the_packages_that_compute(monkeypatch):
+    before = code_digest()
+    monkeypatch.setattr(certificate, "PACKAGES", ("numpy", "numba", "a-package-that-is-not-there"))
+    absent = code_digest()
+    monkeypatch.setattr(certificate, "PACKAGES", ("numpy", "numba", "pytest"))
+    assert len({before, absent, code_digest()}) == 3
 
 
 def test_a_certificate_comes_back_and_a_changed_one_does_not(found):

@@ -185,6 +185,8 @@ def test_an_unknown_metric_is_refused_with_the_nearest():
         choose("cider,blue-4")
     with pytest.raises(MetricInputError, match="No metric"):
         choose(" , ")
+    with pytest.raises(MetricInputError, match=r'"all".* alone'):
+        choose("bleu,ALL")
 
 
 def test_names_are_said_once():
