@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from components.atomic import write_json
@@ -14,7 +16,8 @@ from components.metrics.certificate import (
     to_dict,
 )
 from components.metrics.golden import Golden, GoldenMissing
-from components.metrics.with_data import compiled
+from components.metrics.scorecard import MEASURES, reported
+from components.metrics.with_data import compiled, load
 from infra.settings import Settings
 
 
@@ -34,10 +37,19 @@ def compiled_tables(settings: Settings) -> Path | None:
     return tables(settings) if compiled(tables(settings)) else None
 
 
+def tell_of_compiling(settings: Settings, measures: Iterable[str]) -> None:
+    """Say on stderr that some of these measures compile their data now: nothing else is printed for half a minute."""
+    needed = any(MEASURES[name].prepare is load for name in measures)
+    if needed and compiled_tables(settings) is None:
+        said = f"compiling METEOR's data into {tables(settings)}, once, for half a minute …"
+        print(said, file=sys.stderr, flush=True)
+
+
 def make(
     settings: Settings, cache: Path | None, golden: Path | None = None
 ) -> tuple[Certificate, Path]:
     """Run the golden corpus and keep what came of it. Raises GoldenMissing."""
+    tell_of_compiling(settings, reported(cache))
     certificate = certify(golden or golden_folder(settings), cache)
     path = _path(settings, certificate.code)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,6 +11,9 @@ from typing import Any
 from flows.scored import Scored
 from flows.terminal import plain, say
 
+WIDTH = 80
+"""Characters of the widest table."""
+
 
 def show(scored: Scored) -> None:
     """The table, and below it what the numbers stand on."""
@@ -29,7 +32,10 @@ def show(scored: Scored) -> None:
             low, high = scored.intervals[column.name]
             cells.append(f"{low:.4f} … {high:.4f}")
         table.add_row(*cells, _parity(scored, column.shown))
-    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(table)
+    console = Console(highlight=False)
+    # In a narrower terminal lines break, and no number loses its end.
+    console.width = max(console.width, WIDTH) if sys.stdout.isatty() else WIDTH
+    console.print(table)
     for line in _notes(scored):
         say(plain(line))
 

@@ -17,8 +17,10 @@ from components.metrics.metric import MetricInputError
 from components.metrics.processes import in_processes
 from components.metrics.scorecard import Choice, choose
 from components.metrics.scoring import Scores
+from components.metrics.sound_frequencies import refuse_unsound
 from components.metrics.tokenise import tokenise
-from flows.certifying import certificate_here, tables
+from flows.certifying import certificate_here, compiled_tables, tables, tell_of_compiling
+from flows.output_files import refuse_unwritable
 from flows.scored import Request, Scored
 from flows.scores_shown import show, show_images, to_dict
 from flows.shown import progress
@@ -28,13 +30,18 @@ from infra.settings import Settings
 def score_files(
     settings: Settings, request: Request, *, per_image: bool, json_out: Path | None
 ) -> None:
-    """Score, print, and write JSON if asked. Raises what a bad file or an unknown metric raises."""
+    """Score, write JSON if asked, print. Raises what a bad file or an unknown metric raises, and OutputRefused."""
+    read = [request.candidates, request.references]
+    if request.frequencies is not None:
+        read.append(request.frequencies)
+    written = {"--json": json_out, "--save-frequencies": request.save_frequencies}
+    refuse_unwritable(written, read)
     scored = score(settings, request)
+    if json_out is not None:  # first, as whoever reads the table may stop early
+        write_json(json_out, to_dict(scored))
     show(scored)
     if per_image:
         show_images(scored)
-    if json_out is not None:
-        write_json(json_out, to_dict(scored))
 
 
 def score(settings: Settings, request: Request) -> Scored:
@@ -61,7 +68,7 @@ def score(settings: Settings, request: Request) -> Scored:
         scores=scores,
         corpus=scores.corpus(),
         intervals=intervals,
-        certificate=certificate_here(settings, tables(settings)),
+        certificate=certificate_here(settings, compiled_tables(settings)),
     )
 
 
@@ -72,6 +79,7 @@ def _computed(
     pairs: Pairs,
     record: DocumentFrequencies | None,
 ) -> Scores:
+    tell_of_compiling(settings, choice.measures)
     with (
         _runner(request.processes) as runner,
         progress("scoring", len(pairs.ids), as_json=False) as advance,
@@ -99,9 +107,15 @@ def _saved(path: Path | None) -> DocumentFrequencies | None:
     if path is None:
         return None
     try:
-        return DocumentFrequencies.from_bytes(path.read_bytes())
+        record = DocumentFrequencies.from_bytes(path.read_bytes())
+        refuse_unsound(record)
+    except OSError as error:
+        raise MetricInputError(f"--frequencies {path} cannot be read: {error.strerror}.") from error
     except MetricInputError as error:
-        raise MetricInputError(f"{path}: {error}") from error
+        raise MetricInputError(
+            f"--frequencies {path}: {error} `diptych score --save-frequencies` writes such files."
+        ) from error
+    return record
 
 
 def _counted(pairs: Pairs) -> DocumentFrequencies:

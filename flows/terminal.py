@@ -39,10 +39,14 @@ def command(debug: bool) -> Iterator[Settings]:
         yield settings
     except (typer.Exit, typer.Abort):  # they are RuntimeErrors, and say how a command ended
         raise
+    except BrokenPipeError:  # `| head` has read enough: Typer ends the command in silence
+        raise
     except Exception as error:
         if debug or not _is_expected(error):
             raise
-        print(f"diptych: {_words(error)}", file=sys.stderr)
+        # It may quote what a file holds.
+        said = "\n".join(map(plain, f"diptych: {_words(error)}".split("\n")))
+        print(said, file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -44,3 +44,15 @@ def test_a_night_has_meteor_from_when_its_data_are_compiled(settings, meteor_dat
     cache = certifying.compiled_tables(settings)
     assert cache is not None
     assert "METEOR" in certifying.certificate_here(settings, cache).metrics
+
+
+def test_half_a_minute_of_compiling_is_told_and_no_other(settings, meteor_data, capsys):
+    certifying.tell_of_compiling(settings, ["bleu", "cider"])
+    assert capsys.readouterr() == ("", "")
+    certifying.tell_of_compiling(settings, ["bleu", "meteor"])
+    out, err = capsys.readouterr()
+    assert not out and str(certifying.tables(settings)) in err
+    settings.home.mkdir()
+    (settings.home / "metrics").symlink_to(meteor_data)
+    certifying.tell_of_compiling(settings, ["meteor"])
+    assert capsys.readouterr() == ("", "")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from components.metrics.frequencies import document_frequencies
 from components.metrics.scorecard import MEASURES
 from flows.cli import app
 
@@ -213,6 +220,92 @@ def test_a_bad_file_is_refused_with_its_place_and_writes_nothing(home, tmp_path,
     out = tmp_path / "out.json"
     assert_refused(score(tmp_path, "--json", out), *said)
     assert not out.exists()
+
+
+def test_bleu_alone_compiles_no_data_of_meteor(files, meteor_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIPTYCH_HOME", str(tmp_path / "home"))
+    done = score(files, "--metrics", "bleu", "--resamples", "0")
+    assert done.exit_code == 0 and "certificate" in done.stdout, done.output
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["certificates"]
+
+
+@pytest.mark.parametrize("name", ["folder", "pipe", "link", "annotations.json"])
+def test_an_output_that_would_replace_something_is_refused_before_any_work(files, tmp_path, name):
+    for file in ("results.json", "annotations.json"):
+        (tmp_path / file).write_bytes((files / file).read_bytes())
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    before = sorted(tmp_path.iterdir())
+    assert_refused(score(tmp_path, "--json", tmp_path / name), "--json", name, "give")
+    done = score(tmp_path, "--save-frequencies", tmp_path / name)
+    assert_refused(done, "--save-frequencies", name)
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "annotations.json").read_bytes() == (files / "annotations.json").read_bytes()
+
+
+def test_two_outputs_are_two_files_in_a_folder_that_can_be_made(files, home, tmp_path):
+    one, ask = tmp_path / "new" / "one", ("--metrics", "bleu", "--resamples", "0", "--json")
+    assert_refused(score(files, *ask, one, "--save-frequencies", one), "another name")
+    assert_refused(score(files, *ask, files / "results.json" / "out"), "no folder")
+    assert not one.parent.exists()
+    assert score(files, *ask, one).exit_code == 0 and one.is_file()
+
+
+def test_frequencies_that_were_changed_are_refused(files, tmp_path):
+    found = document_frequencies([[["a", "cat"]], [["a", "dog"]]])
+    for record in (replace(found, images=0), replace(found, counts=found.counts[::-1])):
+        (tmp_path / "saved").write_bytes(record.to_bytes())
+        done = score(files, "--frequencies", tmp_path / "saved", "--metrics", "cider")
+        assert_refused(done, "saved", "damaged", "--save-frequencies")
+    assert_refused(score(files, "--frequencies", tmp_path / "no"), "--frequencies", "No such file")
+
+
+def run_in_terminal(columns, *words):
+    """The real command in a terminal of so many columns; what it showed."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "flows.cli", *map(str, words)]
+    environment = {**os.environ, "TERM": "xterm"}
+    environment.pop("COLUMNS", None)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs, check=False
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal says that its other end is closed
+        while found := os.read(ours, 1 << 16):
+            shown += found
+    os.close(ours)
+    assert done.returncode == 0, shown
+    return shown.decode()
+
+
+def test_a_narrow_terminal_cuts_no_number(files, home, golden):
+    pair = ("--candidates", files / "results.json", "--references", files / "annotations.json")
+    shown = run_in_terminal(30, "score", *pair, "--metrics", "bleu", "--resamples", "20")
+    assert f"{golden['corpus']['Bleu_1']:.6f}" in shown and "…" in shown
+
+
+def test_a_reader_who_stops_early_is_no_error_and_has_the_json(files, home, tmp_path):
+    words = ("--candidates", files / "results.json", "--references", files / "annotations.json")
+    words = (*words, "--metrics", "bleu", "--per-image", "--json", tmp_path / "out.json")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "score", *map(str, words)],
+        cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert json.loads((tmp_path / "out.json").read_text())["n"] == 142
+
+
+def test_what_a_file_holds_does_not_reach_the_terminal_as_orders(tmp_path):
+    write(tmp_path, [{"image_id": "\x1b[2J7", "caption": "a"}], [{"image_id": 1, "caption": "a"}])
+    done = score(tmp_path, "--metrics", "bleu")
+    assert_refused(done, "[2J7")
+    assert "\x1b" not in done.stderr
 
 
 def test_unknown_names_are_refused_with_the_nearest(files, tmp_path):
