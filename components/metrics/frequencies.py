@@ -22,6 +22,7 @@ from components.metrics.ngrams import (
     Sentences,
     Tokens,
     add_up,
+    compiled,
     count_grams,
     encode,
     find,
@@ -52,6 +53,15 @@ class DocumentFrequencies:
     def number(self) -> dict[str, int]:
         """Word -> its number."""
         return {word: index for index, word in enumerate(self.words)}
+
+    @cached_property
+    def _first(self) -> list[Ints]:
+        """For each order where the keys of each parent start, and where the last one's end."""
+        parents = [1, *(len(keys) for keys in self.keys[:-1])]
+        return [
+            np.searchsorted(keys, np.arange(count + 1) * len(self.words))
+            for keys, count in zip(self.keys, parents, strict=True)
+        ]
 
     def to_bytes(self) -> bytes:
         """The record as a NumPy archive without pickles; equal records give equal bytes."""
@@ -84,13 +94,18 @@ class DocumentFrequencies:
 
     def look_up(self, sentences: Sentences, grams: Sequence[Grams]) -> list[Ints]:
         """The frequency of every n-gram of another evaluation, one array an order; 0 where it is unknown."""
+        kernels = compiled()
         word_W = np.array([self.number.get(word, -1) for word in sentences.words], np.int64)
         known_G = np.zeros(1, np.int64)  # of the empty 0-gram, every word's parent
         found = []
         for order, keys, counts in zip(grams, self.keys, self.counts, strict=True):
             parent_G, last_G = known_G[order.parent_G], word_W[order.last_G]
-            whole_G = (parent_G >= 0) & (last_G >= 0)
-            known_G = find(keys, np.where(whole_G, parent_G * len(self.words) + last_G, -1))
+            if kernels:
+                first = self._first[order.order - 1]
+                known_G = kernels.look_up(keys, first, parent_G, last_G, len(self.words))
+            else:
+                whole_G = (parent_G >= 0) & (last_G >= 0)
+                known_G = find(keys, np.where(whole_G, parent_G * len(self.words) + last_G, -1))
             found.append(np.where(known_G >= 0, counts[known_G], 0) if len(counts) else known_G * 0)
         return found
 
@@ -156,6 +171,12 @@ def merge(records: Sequence[DocumentFrequencies]) -> DocumentFrequencies:
 
 def in_references(sentences: Sentences, grams: Grams) -> Ints:
     """For each n-gram, how many images have it in a reference; 0 for those only candidates have."""
+    kernels = compiled()
+    return kernels.in_references(sentences, grams) if kernels else count_images(sentences, grams)
+
+
+def count_images(sentences: Sentences, grams: Grams) -> Ints:
+    """The same with NumPy alone."""
     total = max(len(grams.last_G), 1)
     image_P = sentences.image_S[grams.reference.sentence_P]
     # Sorted, as np.unique alone would hash: three times slower on keys that lie so evenly.

@@ -7,10 +7,12 @@ sentence and an n-gram in it · G distinct n-grams · W distinct words. Not for 
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,8 +149,24 @@ def refuse_uncounted(candidates: Sequence[object], references: Sequence[Sequence
             )
 
 
+def compiled() -> ModuleType | None:
+    """`gram_kernels`, where numba has been loaded already (METEOR does from some hundred images on); else None."""
+    if sys.modules.get("numba") is None:
+        return None
+    from components.metrics import gram_kernels
+
+    return gram_kernels
+
+
 def count_grams(sentences: Sentences) -> list[Grams]:
     """The n-grams of orders 1 to 4 with their counts in each sentence."""
+    kernels = compiled()
+    found: list[Grams] = (kernels.count_grams if kernels else count_by_sorting)(sentences)
+    return found
+
+
+def count_by_sorting(sentences: Sentences) -> list[Grams]:
+    """The same with NumPy alone."""
     words = max(len(sentences.words), 1)
     sentence_at = np.repeat(np.arange(len(sentences.image_S)), sentences.length_S)
     position = np.arange(len(sentences.flat))
