@@ -187,6 +187,16 @@ def test_what_says_nothing_scores_nothing_and_nothing_is_nan(home, tmp_path):
     assert saved["per_image"]["1"]["BLEU-1"] == saved["corpus"]["CIDEr"] == 0.0
 
 
+def test_punctuation_that_the_reference_keeps_is_a_word(home, tmp_path):
+    kept = ["?!", "!!", "#", "&"]
+    candidates = [{"image_id": number, "caption": text} for number, text in enumerate(kept)]
+    write(tmp_path, candidates, candidates)
+    out = tmp_path / "out.json"
+    assert score(tmp_path, "--metrics", PLAIN, "--resamples", "0", "--json", out).exit_code == 0
+    for row in json.loads(out.read_text())["per_image"].values():
+        assert row["ROUGE-L"] == row["exact match"] == 1.0
+
+
 def test_missing_images_are_refused_by_name_unless_allowed(home, tmp_path):
     candidates = [{"image_id": number, "caption": "a cat"} for number in (1, 2, 8)]
     write(tmp_path, candidates, [{"image_id": n, "caption": "a cat"} for n in (1, 2, 3, 4)])
