@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.metrics.scoring import Run
+
 AHEAD = 2
 """Blocks a process that wait or are under way: bounds what is held, and keeps every process busy."""
-
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 @contextmanager
