@@ -128,7 +128,11 @@ def _members(path: Path, whole: Any) -> Iterator[tuple[str, Any]]:
             else f'{path} is a JSON object without "annotations". {SHAPES}'
         )
     for number, found in enumerate(members, start=1):
-        yield f"entry {number}{within}", found
+        place = f"entry {number}{within}"
+        # The id of a COCO annotation is its own, and numbers an image by chance.
+        if within and isinstance(found, dict) and IDS[0] not in found:
+            raise CaptionFileError(f"{path}: {place} has no image_id: {_shown(found)}. {SHAPES}")
+        yield place, found
 
 
 def _parsed(path: Path, text: str, place: str, *, first_line: int) -> Any:

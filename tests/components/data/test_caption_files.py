@@ -103,6 +103,10 @@ BAD = {
         "id,caption\n1," + "a " * 5_000_000,
         ["line 2", "no CSV", "limit", "quote missing"],
     ),
+    "an annotation's own id": (
+        '{"annotations": [{"id": 1, "caption": "a"}]}',
+        ["entry 1 of annotations", "no image_id"],
+    ),
     "bottomless": ("[" * 100_000, ["line 1", "nested brackets", "What works"]),
     "a number without end": (
         '[{"image_id": ' + "9" * 5000 + "}]",
