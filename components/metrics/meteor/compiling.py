@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.atomic import sync_folder, write_json
+from components.atomic import sha256_file, sync_folder, write_json
 from components.metrics.meteor import lexicon, paraphrases
 from components.metrics.meteor.lexicon import Lexicon
 from components.metrics.meteor.packaged import FILES, JAR, SHA256, TABLE, Name, packaged
 from components.metrics.meteor.paraphrases import Paraphrases
 from components.metrics.meteor.synonyms import parse_exceptions, parse_synsets, resolve
 
-LAYOUT = 1
+LAYOUT = 2
 """Of the arrays; those of another layout are left alone and new ones compiled beside them."""
 MARKER = "resources.json"
 MEMBERS = (
@@ -67,7 +67,7 @@ def _write(folder: Path, paths: dict[str, Path], stem: Callable[[str], str]) -> 
     fields = {**vars(known), **vars(tree)}
     arrays = {key: value for key, value in fields.items() if isinstance(value, np.ndarray)}
     marker = {
-        "bytes": {f"{key}.npy": _save(folder / f"{key}.npy", arrays[key]) for key in arrays},
+        "sha256": {f"{key}.npy": _save(folder / f"{key}.npy", arrays[key]) for key in arrays},
         "words": tree.words,
         "longest": tree.longest,
         "prefixes": prefixes.splitlines(),
@@ -79,12 +79,12 @@ def _write(folder: Path, paths: dict[str, Path], stem: Callable[[str], str]) -> 
     write_json(folder / MARKER, marker)
 
 
-def _save(path: Path, values: NDArray[np.generic]) -> int:
+def _save(path: Path, values: NDArray[np.generic]) -> str:
     with path.open("wb") as file:
         np.save(file, values, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
-    return path.stat().st_size
+    return sha256_file(path)
 
 
 def compile_english(

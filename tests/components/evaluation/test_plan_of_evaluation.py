@@ -16,7 +16,7 @@ READ = {
     "beam": {"beams", "length_penalty"},
     "contrastive": {"top_k", "alpha"},
     "greedy": set(),
-    "magic": {"top_k", "alpha", "beta"},
+    "magic": {"top_k", "top_p", "alpha", "beta"},
     "nucleus": {"top_k", "top_p", "temperature", "seed"},
 }
 
@@ -34,7 +34,7 @@ def test_every_option_of_a_decoder_is_a_field_of_the_plan():
 def test_what_is_left_out_is_the_decoders_own_default():
     assert EvaluationPlan(decoder="magic").decoding() == {
         "decoder": "magic", "max_tokens": 20, "prompt": "", "end": "", "top_k": 45, "alpha": 0.1,
-        "beta": 2.0,
+        "beta": 2.0, "top_p": 1.0,
     }  # fmt: skip
     assert EvaluationPlan(decoder="magic", beta=0.0).decoding()["beta"] == 0.0
 

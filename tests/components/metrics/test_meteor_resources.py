@@ -69,13 +69,17 @@ def test_arrays_are_mapped_not_read(package, tmp_path):
     assert isinstance(tree.key_K.base, np.memmap) and not tree.key_K.flags.writeable
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "no marker", "half a marker"])
+@pytest.mark.parametrize("harm", ["cut", "one bit", "gone", "no marker", "half a marker"])
 def test_damaged_data_are_compiled_anew(package, tmp_path, harm):
     load_resources(tmp_path / "cache")
     (folder,) = (tmp_path / "cache").iterdir()
     array, marker = folder / "key_K.npy", folder / "resources.json"
     if harm == "cut":
         array.write_bytes(array.read_bytes()[:-8])
+    elif harm == "one bit":
+        held = bytearray(array.read_bytes())
+        held[-1] ^= 1
+        array.write_bytes(held)
     elif harm == "gone":
         array.unlink()
     elif harm == "no marker":
