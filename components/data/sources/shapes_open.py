@@ -26,7 +26,7 @@ def shapes_open(scenes: int = SCENES) -> Iterator[Sample]:
 
 
 def shapes_views(views: int = VIEWS) -> Iterator[Sample]:
-    """One shape a picture, of any pair, filling half of it or more: 12 to 48 px, as wide as what a crop is cut from."""
+    """One shape a picture, of any pair, filling half of it or more: 16 to 48 px, as wide as what a crop is cut from."""
     return (_view(index) for index in range(views))
 
 
@@ -43,7 +43,7 @@ def _scene(index: int) -> Sample:
 
 def _view(index: int) -> Sample:
     dice = random.Random(f"shapes views {index}")  # a text is hashed, the same everywhere
-    side_px = dice.randint(12, 48)
+    side_px = dice.randint(16, 48)
     radius_px = dice.randint(side_px // 4, side_px // 2)
     x_px, y_px = (side_px // 2 + dice.randint(-side_px // 12, side_px // 12) for _ in range(2))
     thing = Thing(
