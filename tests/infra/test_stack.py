@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from infra import processes, stack
+from infra import ports, processes, stack
 from infra.deployments import DeployFailed, deploy
 from infra.http_json import ask, ask_prefect
 from infra.ports import PortInUse
@@ -246,7 +246,10 @@ def test_a_dead_service_is_told_and_started_again_alone(running: Settings) -> No
     before = pids(running)
     for process in of_service(running, "mlflow"):
         process.kill()
-    assert processes.wait_until(lambda: not of_service(running, "mlflow"), 10)
+    # A killed process is gone from the list a moment before the kernel takes its port back.
+    assert processes.wait_until(
+        lambda: not of_service(running, "mlflow") and ports.is_free(running.mlflow_port), 10
+    )
     dead = {state.name: state for state in stack.status(running)}
     assert [name for name, state in dead.items() if state.state != "up"] == ["mlflow"]
     assert f"pid {before['mlflow']} is gone" in dead["mlflow"].detail
