@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.cli_asking import asking
+from flows.cli_options import Debug
 from flows.cli_scoring import scoring
 
 app = typer.Typer(
@@ -19,7 +20,6 @@ app = typer.Typer(
     help="Image and text on one hinge: data in, a gated champion out.",
 )
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("-o", "--override", help="A setting for this run, as training.lr=1e-4."),

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_options import Debug
+
 asking = typer.Typer()
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")]
 VersionArgument = Annotated[
     str,

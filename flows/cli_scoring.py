@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_options import Debug
+
 scoring = typer.Typer()
 metrics = typer.Typer(no_args_is_help=True, help="How near our metrics are to the references.")
 scoring.add_typer(metrics, name="metrics")
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @scoring.command()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.metrics.metric import MetricInputError
-from components.metrics.ngrams import Floats, Ints, check_weights, weighted_mean
+from components.metrics.ngrams import Floats, Ints, check_weights, refuse_uncounted, weighted_mean
 from components.metrics.scene_graph import Concept, SceneGraph, SceneTuple, Synonyms
 from components.metrics.spice_words import COLOURS, NUMBERS, SIZES
 
@@ -164,10 +164,4 @@ def _refuse_unpaired(
             f"Tuples of {len(candidates)} candidates but of references of {len(references)} images; give one "
             "candidate an image, in the same order."
         )
-    if not candidates:
-        raise MetricInputError("No image at all; a metric needs at least one.")
-    for index, several in enumerate(references):
-        if not several:
-            raise MetricInputError(
-                f"Image {index} has no reference; leave the image out or give it a caption."
-            )
+    refuse_uncounted(candidates, references)
