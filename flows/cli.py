@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from flows.cli_asking import asking
-from flows.cli_options import Debug
+from flows.cli_options import Debug, ExperimentArgument, Overrides, check
 from flows.cli_scoring import scoring
+from flows.cli_training import training
 
 app = typer.Typer(
     name="diptych",
@@ -19,25 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Image and text on one hinge: data in, a gated champion out.",
 )
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("-o", "--override", help="A setting for this run, as training.lr=1e-4."),
-]
-
-
-def _stem(given: str) -> str:
-    """An experiment by its file, as a shell completes it, is the same as by its stem."""
-    path = Path(given)
-    shipped = (
-        path.suffix == ".yaml" and path.resolve().parent == Path(__file__).parent / "experiments"
-    )
-    return path.stem if shipped else given
-
-
-ExperimentArgument = Annotated[
-    str, typer.Argument(callback=_stem, help="A file of flows/experiments, or its stem.")
-]
 
 
 @app.command()
@@ -80,34 +62,6 @@ def retrain(
 
 
 @app.command()
-def train(experiment: ExperimentArgument, override: Overrides = None, debug: Debug = False) -> None:
-    """Train one experiment up to a registered version, or a stage up to its checkpoint; promotes nothing."""
-    from flows.terminal import launcher, platform, say, show
-
-    _check([experiment], override or [], debug)
-    with platform(debug) as settings:
-        from components.catalog import STAGES
-        from components.config import ConfigError
-        from flows.experiment import read_experiment
-        from flows.train_model import train_model
-        from flows.train_stage import train_stage
-
-        if read_experiment(experiment).family in STAGES:
-            if override:
-                raise ConfigError(
-                    f"{experiment} is a stage, and others name it by its file: change the file, or copy it to another "
-                    "name."
-                )
-            digest = train_stage(experiment, launcher(settings))
-            say(
-                f"{experiment} is ready for `parts: {{slot: stage:{experiment}}}`; checkpoint {digest[:12]}."
-            )
-            return
-
-        show([train_model(experiment, override or [], launcher(settings))])
-
-
-@app.command()
 def evaluate(
     model: ExperimentArgument,
     number: Annotated[
@@ -119,7 +73,7 @@ def evaluate(
     """Measure a registered version on its experiment's data."""
     from flows.terminal import platform, say
 
-    _check([model], override or [], debug)
+    check([model], override or [], debug)
     with platform(debug):
         from flows.evaluate_model import evaluate_model
 
@@ -136,7 +90,7 @@ def promote(
     """Ask the gate about a version; move the champion alias if it passes. Exit code 1 if refused."""
     from flows.terminal import platform, show
 
-    _check([model], [], debug)
+    check([model], [], debug)
     with platform(debug):
         from flows.promote_model import promote_model
 
@@ -154,7 +108,7 @@ def rollback(
     """Give the champion alias back to the version that had it before."""
     from flows.terminal import command, platform, say
 
-    _check([model], [], debug)
+    check([model], [], debug)
     with command(debug):
         from registry.promotion import check_reason
 
@@ -285,24 +239,14 @@ def status(debug: Debug = False) -> None:
 def _night(experiments: list[str], overrides: list[str], force: bool, debug: bool) -> None:
     from flows.terminal import launcher, platform, show
 
-    _check(experiments, overrides, debug)
+    check(experiments, overrides, debug)
     with platform(debug) as settings:
         from flows.nightly_retrain import nightly_retrain
 
         show(nightly_retrain(experiments, overrides, force, launcher(settings)))
 
 
-def _check(experiments: list[str], overrides: list[str], debug: bool) -> None:
-    """Tell a mistake before anything is started."""
-    from flows.terminal import command
-
-    with command(debug):
-        from flows.experiment import read_experiment, shipped
-
-        for experiment in experiments:
-            read_experiment(shipped(experiment), overrides)
-
-
+app.add_typer(training)
 app.add_typer(asking)
 app.add_typer(scoring)
 

@@ -1,0 +1,50 @@
+"""The commands that train. Like all of `cli.py`: each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli_options import Debug, ExperimentArgument, Overrides, check
+
+training = typer.Typer()
+
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that share each batch; the experiment's if left out."),
+]
+
+
+@training.command()
+def train(
+    experiment: ExperimentArgument,
+    override: Overrides = None,
+    workers: Workers = None,
+    debug: Debug = False,
+) -> None:
+    """Train one experiment up to a registered version, or a stage up to its checkpoint; promotes nothing."""
+    from flows.terminal import launcher, platform, say, show
+
+    overrides = [*(override or []), *([f"training.workers={workers}"] if workers else [])]
+    check([experiment], overrides, debug)
+    with platform(debug) as settings:
+        from components.catalog import STAGES
+        from components.config import ConfigError
+        from flows.experiment import read_experiment
+        from flows.train_model import train_model
+        from flows.train_stage import train_stage
+
+        if read_experiment(experiment).family in STAGES:
+            if overrides:
+                raise ConfigError(
+                    f"{experiment} is a stage, and others name it by its file: change the file, or copy it to another "
+                    "name."
+                )
+            digest = train_stage(experiment, launcher(settings))
+            say(
+                f"{experiment} is ready for `parts: {{slot: stage:{experiment}}}`; checkpoint {digest[:12]}."
+            )
+            return
+
+        show([train_model(experiment, overrides, launcher(settings))])
