@@ -83,7 +83,7 @@ class Experiment:
             self.family,
             self.source,
             self.model.to_dict(),
-            self.training.to_dict(),
+            self.training.decides(),
         )
         if self.parts:
             named = {slot: asdict(origin) for slot, origin in self.parts.items()}

@@ -12,6 +12,7 @@ from typing import Any
 
 from components import atomic
 from components.models.parts import Origin
+from components.training.plan import TrainingPlan
 
 JOB = "job.json"
 PARTS = "parts.json"
@@ -42,12 +43,13 @@ def held(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
 def claim(folder: Path, job: Mapping[str, Any], *, begun: bool) -> None:
     """Write the job beside its checkpoints; if training has `begun`, check that it is the one written before.
 
-    Where things lie (`folder`, `shards`, a part's `path`) may differ: a moved folder is the same run. Raises `JobChanged` otherwise.
+    Where things lie (`folder`, `shards`, a part's `path`) may differ, and so may the plan's `PLACEMENT`: a moved folder or
+    another number of workers is the same run. Raises `JobChanged` otherwise.
     """
     path = folder / JOB
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if begun and before:
-        changed = _differences(before, job)
+        changed = _differences(_deciding(before), _deciding(job))
         if changed:
             raise JobChanged(
                 f"{folder} holds another job: {'; '.join(changed)}. Train the new one in a folder of its own, "
@@ -95,6 +97,11 @@ def _wait_for(handle: int, folder: Path, patience_s: float) -> None:
             time.sleep(0.1)
         else:
             return
+
+
+def _deciding(job: Mapping[str, Any]) -> dict[str, Any]:
+    # Read as a plan, so that a field an older job.json lacks has its default.
+    return {**job, "plan": TrainingPlan.from_dict(job["plan"]).decides()}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:

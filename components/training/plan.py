@@ -63,6 +63,15 @@ class TrainingPlan:
     vocab_size: int = 512
     """Entries the tokenizer may have, specials included; it is trained on the training captions."""
 
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "gpus_per_worker", "cpus_per_worker", "threads", "max_failures"}
+        | {"checkpoint_every", "report_every"}
+    )
+    """Where and how it runs and what is told of it: a run may go on with other values of these.
+
+    Dropout is drawn for each worker, so with it another number of workers is another draw of the same training.
+    """
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))  # JSON has no tuples
         for name, least in _WHOLE.items():
@@ -87,6 +96,10 @@ class TrainingPlan:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return {**asdict(self), "betas": list(self.betas)}
+
+    def decides(self) -> dict[str, Any]:
+        """`to_dict` without `PLACEMENT`: what a run is known by."""
+        return {name: value for name, value in self.to_dict().items() if name not in self.PLACEMENT}
 
     def _check_whole(self, name: str, least: int) -> None:
         value = getattr(self, name)

@@ -98,6 +98,13 @@ def test_an_override_changes_the_setting_and_the_digest(written):
     assert changed.digest != read_experiment(path).digest
 
 
+def test_an_override_of_where_it_runs_leaves_the_digest(written):
+    path = written(GOOD)
+    changed = read_experiment(path, ["training.workers=2", "training.report_every=1"])
+    assert changed.training.workers == 2
+    assert changed.digest == read_experiment(path).digest
+
+
 @pytest.mark.parametrize("override", ["training.lr", "lr=1", "gate.metric=1", "trainin.lr=1"])
 def test_an_override_that_names_no_setting_is_refused(written, override):
     with pytest.raises((ConfigError, UnknownName)):

@@ -111,6 +111,29 @@ def test_another_job_in_the_same_folder_is_refused_with_what_differs(make_job):
     assert run_job(make_job()) == made
 
 
+def test_a_run_goes_on_with_another_number_of_workers_and_other_reports(make_job):
+    job = make_job(checkpoint_every=3)
+    with pytest.raises(InterruptedError):
+        run_job(job, on_step=stop_after(6))
+    moved = make_job(workers=2, report_every=1, checkpoint_every=12)
+    # One process stands for both here; what two do is tested with Ray.
+    assert run_job(moved).digest == run_job(make_job(name="undisturbed")).digest
+    assert TrainingJob.read(job.folder / folder.JOB).plan.workers == 2
+    with pytest.raises(JobChanged, match=r"plan\.lr"):
+        run_job(make_job(lr=0.1, workers=2))
+
+
+def test_a_job_written_before_a_setting_existed_is_the_same_job(make_job):
+    made = run_job(make_job())
+    file = make_job().folder / folder.JOB
+    saved = json.loads(file.read_text())
+    del saved["plan"]["eps"]
+    file.write_text(json.dumps(saved))
+    assert run_job(make_job()) == made
+    with pytest.raises(JobChanged, match=r"plan\.eps was 1e-06, is 0\.1"):
+        run_job(make_job(eps=0.1))
+
+
 def test_a_job_that_never_began_can_be_mended_in_place(make_job):
     with pytest.raises(UnknownName, match="virtx"):
         run_job(replace(make_job(), family="virtx"))

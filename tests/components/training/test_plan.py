@@ -62,6 +62,14 @@ def test_a_plan_survives_json_both_ways():
     assert TrainingPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
+def test_where_a_training_runs_decides_nothing_and_the_rest_does():
+    plan = TrainingPlan()
+    assert plan.PLACEMENT < plan.to_dict().keys()
+    assert plan.decides().keys() == plan.to_dict().keys() - plan.PLACEMENT
+    assert TrainingPlan(workers=2, report_every=1).decides() == plan.decides()
+    assert TrainingPlan(seed=1).decides() != plan.decides()
+
+
 def test_an_unknown_key_is_refused_by_name():
     with pytest.raises(ConfigError, match="learning_rate"):
         TrainingPlan.from_dict({"learning_rate": 1e-3})
