@@ -17,7 +17,6 @@ from components.metrics.metric import MetricInputError
 from components.metrics.processes import in_processes
 from components.metrics.scorecard import Choice, choose
 from components.metrics.scoring import Scores
-from components.metrics.sound_frequencies import refuse_unsound
 from components.metrics.tokenise import tokenise
 from flows.certifying import certificate_here, compiled_tables, tables, tell_of_compiling
 from flows.output_files import refuse_unwritable
@@ -108,7 +107,6 @@ def _saved(path: Path | None) -> DocumentFrequencies | None:
         return None
     try:
         record = DocumentFrequencies.from_bytes(path.read_bytes())
-        refuse_unsound(record)
     except OSError as error:
         raise MetricInputError(f"--frequencies {path} cannot be read: {error.strerror}.") from error
     except MetricInputError as error:

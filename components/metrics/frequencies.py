@@ -27,6 +27,7 @@ from components.metrics.ngrams import (
     encode,
     find,
 )
+from components.metrics.sound_frequencies import refuse_unsound
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ class DocumentFrequencies:
 
     @classmethod
     def from_bytes(cls, saved: bytes) -> DocumentFrequencies:
-        """What `to_bytes` saved. Raises MetricInputError if `saved` is something else."""
+        """What `to_bytes` saved. Raises MetricInputError if `saved` is something else, or counts what cannot be."""
         orders = range(1, HIGHEST_ORDER + 1)
         try:
             with np.load(io.BytesIO(saved), allow_pickle=False) as arrays:
                 text = arrays["words"].tobytes().decode("utf-8", "surrogatepass")
-                return cls(
+                record = cls(
                     images=int(arrays["images"]),
                     words=tuple(text.split("\n")) if text else (),
                     keys=tuple(arrays[f"keys_{order}"] for order in orders),
@@ -91,6 +92,8 @@ class DocumentFrequencies:
             raise MetricInputError(
                 f"These {len(saved)} bytes are no saved DocumentFrequencies ({error}); make them with to_bytes()."
             ) from error
+        refuse_unsound(record)
+        return record
 
     def look_up(self, sentences: Sentences, grams: Sequence[Grams]) -> list[Ints]:
         """The frequency of every n-gram of another evaluation, one array an order; 0 where it is unknown."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.metrics.frequencies import DocumentFrequencies
 from components.metrics.metric import MetricInputError
+
+if TYPE_CHECKING:
+    from components.metrics.frequencies import DocumentFrequencies
 
 
 def refuse_unsound(record: DocumentFrequencies) -> None:

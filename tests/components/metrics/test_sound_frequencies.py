@@ -68,3 +68,9 @@ def test_n_grams_that_are_none_are_refused(record, order, change, says):
 def test_a_word_twice_is_refused(record):
     with pytest.raises(MetricInputError, match="not all different"):
         refuse_unsound(replace(record, words=(record.words[0],) * len(record.words)))
+
+
+def test_bytes_of_a_damaged_record_are_refused_where_they_are_read(record):
+    damaged = replace(record, images=-3)
+    with pytest.raises(MetricInputError, match="damaged"):
+        DocumentFrequencies.from_bytes(damaged.to_bytes())
