@@ -12,6 +12,7 @@ from components.data.text import SMALLEST_VOCAB
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["fp32", "bf16"]
+Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,10 @@ class TrainingPlan:
     """`bf16` runs the forward pass under autocast; weights and optimiser stay in fp32."""
     workers: int = 1
     """Processes that share each batch; more than 1 needs the launcher `local` or `jobs`."""
+    min_workers: int = 0
+    """Fewest workers to go on with when a cluster shrinks; 0 waits until there is room for `workers` again."""
+    parallel: Parallel = "ddp"
+    """What several workers share: each holds the whole model (`ddp`) or a slice of it (`fsdp`, FSDP2)."""
     gpus_per_worker: float = 0.0
     """GPUs each worker reserves; 0 trains on the CPU."""
     cpus_per_worker: float = 1.0
@@ -59,12 +64,15 @@ class TrainingPlan:
     threads: int = 1
     """Torch threads within one worker. Two threads on two busy cores were 14 times slower than one."""
     max_failures: int = 2
-    """How often a lost worker is replaced before training gives up; 0 never."""
+    """How often a lost worker is replaced before training gives up; 0 never. Notices of preemption are not counted."""
+    hang_s: int = 600
+    """Seconds without a step after which a worker tells its stack and is replaced; longer than any step or checkpoint."""
     vocab_size: int = 512
     """Entries the tokenizer may have, specials included; it is trained on the training captions."""
 
     PLACEMENT: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "gpus_per_worker", "cpus_per_worker", "threads", "max_failures"}
+        {"workers", "min_workers", "parallel", "gpus_per_worker", "cpus_per_worker", "threads"}
+        | {"max_failures", "hang_s"}
         | {"checkpoint_every", "report_every"}
     )
     """Where and how it runs and what is told of it: a run may go on with other values of these.
@@ -80,9 +88,11 @@ class TrainingPlan:
             self._check_real(name, may_be_zero)
         self._check_choice("schedule", get_args(Schedule))
         self._check_choice("precision", get_args(Precision))
+        self._check_choice("parallel", get_args(Parallel))
         self._check_betas()
         self._check_warmup()
         self._check_batch()
+        self._check_elastic()
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
@@ -145,6 +155,22 @@ class TrainingPlan:
                 f"contrastive loss needs something to contrast; the smallest is {2 * self.workers}."
             )
 
+    def _check_elastic(self) -> None:
+        if self.min_workers > self.workers:
+            raise ConfigError(
+                f"min_workers={self.min_workers} is above workers={self.workers}, the most there may be; "
+                f"1 to {self.workers} works, and 0 for a number that does not change."
+            )
+        counts = range(self.min_workers or self.workers, self.workers + 1)
+        uneven = [count for count in counts if self.batch_size % count]
+        if uneven:
+            unit = math.lcm(*counts)
+            raise ConfigError(
+                f"batch_size={self.batch_size} cannot be shared evenly by {', '.join(map(str, uneven))} workers, and "
+                f"min_workers={self.min_workers} to workers={self.workers} allows that; a multiple of {unit} could, "
+                f"as {max(1, round(self.batch_size / unit)) * unit}."
+            )
+
 
 _WHOLE = {
     "steps": 1,
@@ -154,8 +180,10 @@ _WHOLE = {
     "checkpoint_every": 1,
     "report_every": 1,
     "workers": 1,
+    "min_workers": 0,
     "threads": 1,
     "max_failures": 0,
+    "hang_s": 1,
     "vocab_size": SMALLEST_VOCAB,
 }
 """Whole numbers and the least each may be."""

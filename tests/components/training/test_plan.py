@@ -36,6 +36,9 @@ from components.training.plan import TrainingPlan
         ("schedule", "cosin", "cosine, linear, constant"),
         ("precision", "fp16", "fp32, bf16"),
         ("warmup_steps", 400, "at most 399"),
+        ("parallel", "dp", "ddp, fsdp"),
+        ("hang_s", 0, "from 1"),
+        ("min_workers", 2, "1 to 1 works"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_with_what_would(field, value, hint):
@@ -55,6 +58,14 @@ def test_every_worker_gets_at_least_two_pairs():
     with pytest.raises(ConfigError, match="the smallest is 8"):
         TrainingPlan(batch_size=4, workers=4)
     assert TrainingPlan(batch_size=8, workers=4).workers == 4
+
+
+def test_a_batch_must_suit_every_number_of_workers_there_may_be():
+    with pytest.raises(
+        ConfigError, match=r"evenly by 3 workers, .* a multiple of 12 could, as 60\."
+    ):
+        TrainingPlan(batch_size=64, workers=4, min_workers=1)
+    assert TrainingPlan(batch_size=60, workers=4, min_workers=1).min_workers == 1
 
 
 def test_a_plan_survives_json_both_ways():
