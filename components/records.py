@@ -7,7 +7,7 @@ B batch · C channels · H height · W width · T tokens · D shared width · V 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +175,10 @@ class Boxes:
         """The same boxes on another device."""
         return Boxes(**{name: value.to(device) for name, value in vars(self).items()})
 
+    def rows(self, which: slice) -> Boxes:
+        """The boxes of some of the images; the classes are those of all."""
+        return replace(self, corners_BO4=self.corners_BO4[which], classes_BO=self.classes_BO[which])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -206,6 +210,22 @@ class Batch:
         there = {name: value for name, value in vars(self).items() if value is not None}
         return Batch(**{name: value.to(device) for name, value in there.items()})
 
+    def split(self, parts: int) -> list[Batch]:
+        """The same rows in order, in `parts` batches of equal size; texts keep their padding. ValueError if it does not divide."""
+        share, left = divmod(len(self.tokens_BT), parts)
+        if left or not share:
+            raise ValueError(f"{len(self.tokens_BT)} rows cannot be cut into {parts} equal parts.")
+        return [self._rows(slice(part * share, (part + 1) * share)) for part in range(parts)]
+
+    def _rows(self, which: slice) -> Batch:
+        there = {name: value for name, value in vars(self).items() if value is not None}
+        return Batch(
+            **{
+                name: value.rows(which) if name == "boxes" else value[which]
+                for name, value in there.items()
+            }
+        )
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -213,6 +233,11 @@ class Loss:
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    items: Tensor | None = None
+    """How many things `total` is the mean of (tokens, mostly), a scalar; None where it is a mean over rows.
+
+    Micro-batches and workers weigh by it, so that a step is exactly that of the whole batch.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

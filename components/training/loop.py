@@ -24,6 +24,7 @@ from components.training.plan import TrainingPlan
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 OnCheckpoint = Callable[[int], None]
+Stop = Callable[[int], bool]
 
 
 class LossNotFinite(ArithmeticError):
@@ -40,6 +41,17 @@ class LossNotFinite(ArithmeticError):
             f"Step {self.step} is not finite: {parts}. The last checkpoint is untouched; "
             "a lower lr, a longer warmup_steps or precision fp32 in the training plan is what helps."
         )
+
+
+class Interrupted(RuntimeError):
+    """Training was asked to stop and did, after a whole step whose checkpoint is made; calling again goes on."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"Training was stopped after step {self.step}; the same command goes on from there."
 
 
 class Batches(Protocol):
@@ -74,6 +86,7 @@ def fit(
     device: torch.device | str = "cpu",
     on_step: OnStep = lambda step, values: None,
     on_checkpoint: OnCheckpoint = lambda step: None,
+    stop: Stop = lambda step: False,
 ) -> None:
     """Train `model` in place from `start_step` finished steps to `plan.steps`.
 
@@ -83,8 +96,10 @@ def fit(
         last report), `memory_mb` (peak).
     on_checkpoint: called with the number of finished steps, after `on_step`, so that no checkpoint is ahead of the
         progress that was reported.
+    stop: asked once after each step but the last, with the number of finished steps; all workers must answer alike.
 
-    Raises `LossNotFinite` before a bad gradient reaches a weight.
+    Raises `LossNotFinite` before a bad gradient reaches a weight, and `Interrupted` where `stop` says so, after a report
+    and a checkpoint of that step.
     """
     loss = loss or LossOf(model)
     model.train()
@@ -95,10 +110,14 @@ def fit(
         model.after_step()  # type: ignore[operator]
         done = step + 1
         meter.count()
-        if done % plan.report_every == 0 or done == plan.steps:
+        last = done == plan.steps
+        stopped = not last and stop(done)
+        if done % plan.report_every == 0 or last or stopped:
             on_step(done, {**_floats(values), **meter.read()})
-        if done % plan.checkpoint_every == 0 or done == plan.steps:
+        if done % plan.checkpoint_every == 0 or last or stopped:
             on_checkpoint(done)
+        if stopped:
+            raise Interrupted(done)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

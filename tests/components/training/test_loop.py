@@ -13,7 +13,7 @@ from components.catalog import MODELS
 from components.data.batches import Batches, load_split
 from components.records import Batch, Loss
 from components.training import tensors
-from components.training.loop import LossNotFinite, fit, step_seed
+from components.training.loop import Interrupted, LossNotFinite, fit, step_seed
 from components.training.optimiser import adamw
 from components.training.plan import TrainingPlan
 
@@ -145,6 +145,36 @@ def test_a_value_that_is_not_finite_stops_before_it_reaches_a_weight(only_gradie
     with pytest.raises(StopIteration):
         fit(sound, Numbers(), plan, optimiser=adamw(sound, plan), on_step=stop)
     assert torch.equal(stopped.weight, sound.weight), "the six good steps and nothing else"
+
+
+def test_a_training_that_is_asked_to_stop_leaves_a_report_and_a_checkpoint_of_that_step():
+    heard: list[tuple[str, int]] = []
+    asked = []
+    model = Line()
+
+    def stop(step: int) -> bool:
+        asked.append(step)
+        return step == 5
+
+    with pytest.raises(Interrupted, match="step 5") as stopped:
+        fit(
+            model,
+            Numbers(),
+            PLAN,
+            optimiser=adamw(model, PLAN),
+            on_step=lambda step, values: heard.append(("report", step)),
+            on_checkpoint=lambda step: heard.append(("checkpoint", step)),
+            stop=stop,
+        )
+    assert stopped.value.step == model.clamps == 5
+    assert asked == [1, 2, 3, 4, 5]
+    assert heard == [("checkpoint", 3), ("report", 4), ("report", 5), ("checkpoint", 5)]
+
+
+def test_a_finished_training_is_not_asked_whether_to_stop():
+    model, plan = Line(), TrainingPlan(steps=1, batch_size=2, warmup_steps=0)
+    fit(model, Numbers(), plan, optimiser=adamw(model, plan), stop=lambda step: True)
+    assert model.clamps == 1
 
 
 def test_what_a_step_draws_depends_on_seed_step_and_rank_alone():
