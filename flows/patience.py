@@ -8,10 +8,8 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from components.training.ray_trainer import TrainingFailed
-
-FINAL = (ValueError, LookupError, ArithmeticError, TypeError, FileNotFoundError)
-"""The same bytes would give the same error again; what is ours among these says what to change."""
+from components.training.failure import FINAL, TrainingFailed
+from components.training.loop import Interrupted
 
 
 def may_pass(_task: Any, _task_run: Any, state: Any) -> bool:
@@ -19,7 +17,7 @@ def may_pass(_task: Any, _task_run: Any, state: Any) -> bool:
     error = state.result(raise_on_failure=False)
     if isinstance(error, TrainingFailed):
         return not error.final
-    return not isinstance(error, FINAL)
+    return not isinstance(error, (*FINAL, Interrupted))  # what was asked to stop stays stopped
 
 
 patient = partial(

@@ -20,6 +20,7 @@ from components.failpoint import failpoint
 from components.records import Checkpoint, Report, Revision, Shards
 from components.training import progress, ray_trainer
 from components.training.job import TrainingJob
+from components.training.ray_local import local_ray
 from flows import timing
 from flows.certifying import certificate_here, compiled_tables
 from flows.experiment import Experiment, run_key
@@ -223,7 +224,7 @@ def commit() -> str:
 
 def ray_for(launcher: str, due: Sequence[Experiment]) -> AbstractContextManager[None]:
     """One Ray for a whole night, where trainings need one of their own."""
-    return ray_trainer.local_ray() if launcher == "local" and due else nullcontext()
+    return local_ray() if launcher == "local" and due else nullcontext()
 
 
 def links(run_id: str, model: str, number: int, champion: int | None = None) -> dict[str, str]:

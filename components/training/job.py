@@ -7,7 +7,7 @@ finished job returns at once. On a CPU the result is bit for bit that of a train
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,8 +30,9 @@ from components.records import BatchSpec, Checkpoint, Row, Shards
 from components.training import checkpoint, progress
 from components.training.building import build, find_part, random_part, starts
 from components.training.folder import JobChanged, claim, held, pin, pinned
-from components.training.loop import LossOf, OnStep, fit
+from components.training.loop import LossOf, OnStep, Stop, fit
 from components.training.optimiser import adamw
+from components.training.parallel import shared
 from components.training.plan import TrainingPlan
 
 
@@ -115,19 +116,20 @@ def run_job(
     *,
     rank: int = 0,
     world: int = 1,
-    wrap: Callable[[nn.Module], nn.Module] | None = None,
     device: torch.device | str | None = None,
     on_step: OnStep = lambda step, values: None,
+    stop: Stop = lambda step: False,
 ) -> Checkpoint:
     """Train a job to its end, or go on with it, and return its final checkpoint.
 
     rank, world: which worker this is, of how many; all must call. Only rank 0 writes.
-    wrap: what makes the module whose forward is the loss work over several workers (DDP).
     device: where to train; by default the plan's `gpus_per_worker` says CPU or GPU.
     on_step: called on rank 0 after the line of progress is on disk.
+    stop: as in `loop.fit`.
 
-    Raises `JobChanged` (the folder or its checkpoint belongs to another job), `RunBusy`, `LossNotFinite`, and what
-    reading shards, building the model and writing checkpoints raise. Whatever it raises, calling again goes on.
+    Raises `Interrupted` where `stop` says so, `JobChanged` (the folder or its checkpoint belongs to another job),
+    `RunBusy`, `LossNotFinite`, and what reading shards, building the model and writing checkpoints raise. Whatever it
+    raises, calling again goes on.
     """
     with held(job.folder) if rank == 0 else nullcontext(), _settled(job.plan):
         resumed = checkpoint.latest(job.checkpoints)
@@ -137,7 +139,7 @@ def run_job(
             return resumed
         made = _make(job, resumed, _device(job.plan, device), writes=rank == 0)
         if job.learns:
-            _train(job, made, rank, world, wrap or _unwrapped, on_step)
+            _train(job, made, rank, world, on_step, stop)
         elif rank == 0:
             _index(job, made)
     if world > 1:
@@ -229,8 +231,8 @@ def _train(
     made: _Made,
     rank: int,
     world: int,
-    wrap: Callable[[nn.Module], nn.Module],
     on_step: OnStep,
+    stop: Stop,
 ) -> None:
     spec: BatchSpec = made.model.batch_spec()  # type: ignore[operator]
     images = load_split(made.shards, job.split, spec.image_px)
@@ -254,12 +256,13 @@ def _train(
         batches,
         plan,
         optimiser=made.optimiser,
-        loss=wrap(LossOf(made.model)),
+        loss=shared(LossOf(made.model), plan, world),
         start_step=made.start_step,
         rank=rank,
         device=made.device,
         on_step=report if rank == 0 else _ignored,
         on_checkpoint=keep if rank == 0 else _ignored,
+        stop=stop,
     )
 
 
@@ -296,10 +299,6 @@ def _device(plan: TrainingPlan, asked: torch.device | str | None) -> torch.devic
             f"gpus_per_worker={plan.gpus_per_worker:g}, and this machine shows no GPU; 0 trains on its CPU."
         )
     return device
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    return module
 
 
 def _ignored(*_: Any) -> None:

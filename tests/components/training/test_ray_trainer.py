@@ -23,10 +23,12 @@ import torch
 from components.config import ConfigError
 from components.training import progress, ray_trainer
 from components.training.checkpoint import load_model
+from components.training.failure import TrainingFailed
 from components.training.job import TrainingJob, run_job
 from components.training.loop import LossNotFinite
 from components.training.plan import TrainingPlan
-from components.training.ray_trainer import TrainingFailed, local_ray, train
+from components.training.ray_local import local_ray
+from components.training.ray_trainer import train
 
 ROOT = Path(ray_trainer.__file__).parents[2]
 PLAN = TrainingPlan(
@@ -155,7 +157,7 @@ LOCAL = """
 import os, signal, sys
 from pathlib import Path
 import psutil
-from components.training.ray_trainer import local_ray
+from components.training.ray_local import local_ray
 
 mine = lambda *_: None
 signal.signal(signal.SIGTERM, mine)
