@@ -5,7 +5,7 @@ How a model is trained and measured follows from its abilities, so no flow branc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -36,6 +36,49 @@ class Learns(Protocol):
 
     def after_step(self) -> None:
         """Called after each optimiser step: clamp scales."""
+
+
+Views = Mapping[str, Tensor]
+"""What one forward pass saw, by name, as `Distils` lists them; what it drew by chance is among it."""
+
+
+@runtime_checkable
+class Distils(Protocol):
+    """Can learn from a teacher of its kind: its forward pass and its loss stand apart, so that both are had from one pass.
+
+    Models that learn from features (`LearnsFromFeatures`) need none of this: their features are what is compared.
+
+    Names that a term of distillation knows (`training/terms.py`): `image`, `text` (B, D) of length 1 and `scale`, what
+    their cosines are multiplied by; `logits` (N, C); `tokens` (N, V), and `tokens_at` (B, T) bool, the tokens they
+    predict, further directions as `tokens_<name>`; `hidden` (B, T, D), `attention` (B, T, S) and `real` (B, T) bool;
+    `prefix` (B, P, D), `latents` (B, R, D), `gates` (B, T, G).
+    """
+
+    def views(
+        self, batch: Batch, wanted: Collection[str] = (), like: Views | None = None
+    ) -> dict[str, Tensor]:
+        """Read a batch.
+
+        wanted: views that cost extra and are made only where they are asked for; the others always are.
+        like: another model's views of this batch, whose draws (prefixes, hidden words, boxes) are taken over.
+        """
+
+    def view_loss(self, views: Views, batch: Batch) -> Loss:
+        """The loss of what was seen; `loss(batch)` is `view_loss(views(batch), batch)`."""
+
+
+@runtime_checkable
+class LearnsFromFeatures(Learns, Protocol):
+    """Its loss compares every image with every text: micro-batches give features, and the loss is of the whole batch.
+
+    `loss(batch)` is `feature_loss(*features(batch), batch)` on equal draws.
+    """
+
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(image_BD, text_BD); a row's features depend on no other row, but for batch statistics."""
+
+    def feature_loss(self, image_BD: Tensor, text_BD: Tensor, batch: Batch) -> Loss:
+        """The loss of a batch whose features are at hand; it draws nothing by chance and calls no tower."""
 
 
 @runtime_checkable

@@ -147,8 +147,15 @@ class Align(nn.Module):
 
     def loss(self, batch: Batch) -> Loss:
         """Smoothed InfoNCE over the global batch; `contrastive` is the same without smoothing, as CLIP's is."""
+        return self.feature_loss(*self.features(batch), batch)
+
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Both embeddings."""
         image_BD = self.embed_images(batch.pixels_BCHW, batch.keys_B)
-        text_BD = self.embed_texts(batch.tokens_BT, batch.lengths_B)
+        return image_BD, self.embed_texts(batch.tokens_BT, batch.lengths_B)
+
+    def feature_loss(self, image_BD: Tensor, text_BD: Tensor, batch: Batch) -> Loss:
+        """The loss of embeddings that are at hand; of the batch its groups alone."""
         scale = self.cosine_scale()
         total = info_nce(image_BD, text_BD, scale, batch.groups_B, smoothing=self.config.smoothing)
         with torch.no_grad():

@@ -250,18 +250,20 @@ class CausalLm(nn.Module):
 def language_loss(lm: Any, batch: Batch, margin: float, positions_BT: Tensor | None = None) -> Loss:
     """Mean of minus log p of each token that is not given, in nats; with a margin above 0, SimCTG's loss beside it.
 
-    lm: a LanguageModel. positions_BT: of all tokens but the last; by default from 0 on.
+    lm: a LanguageModel. positions_BT: of all tokens but the last; by default from 0 on. Its items are the words: over
+    micro-batches and workers the words' loss is exact, and SimCTG's, a mean over pairs, is weighed by words.
     """
     tokens_BT = batch.tokens_BT[:, : int(batch.lengths_B.max())]
     hidden_BTD, _ = lm.run(lm.embed(tokens_BT[:, :-1]), positions_BT=positions_BT)
     # Padding stands after every word, so causal order alone hides it.
     learnt_BT = predicted(batch.lengths_B, batch.prompts_B, tokens_BT.shape[1])
     words = token_cross_entropy(lm.logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT])
+    items = learnt_BT.sum()
     if not margin:
-        return Loss(words, {"words": words.detach()})
+        return Loss(words, {"words": words.detach()}, items)
     read_BT = _real(tokens_BT[:, :-1], batch.lengths_B - 1)
     pushed = simctg(hidden_BTD, read_BT, margin)
-    return Loss(words + pushed, {"words": words.detach(), "simctg": pushed.detach()})
+    return Loss(words + pushed, {"words": words.detach(), "simctg": pushed.detach()}, items)
 
 
 def require_fit(lm: Any, tokenizer: Tokenizer) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -229,15 +229,27 @@ class Clip(nn.Module):
 
     def loss(self, batch: Batch) -> Loss:
         """InfoNCE over the global batch; its part `scale` is what cosines are multiplied by."""
-        image_BD = self.embed_images(batch.pixels_BCHW, batch.keys_B)
-        texts = (batch.tokens_BT, batch.lengths_B, batch.groups_B)
-        tokens_BT, lengths_B, groups_B = (
-            cut_short(*texts) if self.training and self.config.truncate else texts
-        )
-        text_BD = self.embed_texts(tokens_BT, lengths_B)
+        if self.training and self.config.truncate:
+            tokens_BT, lengths_B, groups_B = cut_short(
+                batch.tokens_BT, batch.lengths_B, batch.groups_B
+            )
+            batch = replace(batch, tokens_BT=tokens_BT, lengths_B=lengths_B, groups_B=groups_B)
+        return self.feature_loss(*self._features(batch), batch)
+
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Both embeddings. Raises ConfigError with `truncate`: what it cuts would not be known to `feature_loss`."""
+        if self.training and self.config.truncate:
+            raise ConfigError(
+                "model.truncate cuts captions at random, and micro-batches would each cut theirs; "
+                "training.accumulate=1 trains it, or truncate=false."
+            )
+        return self._features(batch)
+
+    def feature_loss(self, image_BD: Tensor, text_BD: Tensor, batch: Batch) -> Loss:
+        """The loss of embeddings that are at hand; of the batch its groups alone."""
         # No clamp here: it would stop the gradient at the bound. See after_step.
         scale = self.cosine_scale()
-        total = info_nce(image_BD, text_BD, scale, groups_B)
+        total = info_nce(image_BD, text_BD, scale, batch.groups_B)
         return Loss(total, {"contrastive": total.detach(), "scale": scale.detach()})
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
@@ -248,3 +260,7 @@ class Clip(nn.Module):
         """Keep the scale's parameter within [0, ln 100], as the paper does."""
         with torch.no_grad():
             self.log_scale.clamp_(0, MAX_LOG_SCALE)
+
+    def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        image_BD = self.embed_images(batch.pixels_BCHW, batch.keys_B)
+        return image_BD, self.embed_texts(batch.tokens_BT, batch.lengths_B)

@@ -172,7 +172,7 @@ class Flamingo(nn.Module):
         )
         gates = [(layer.attention_gate, layer.layers_gate) for layer in self.gated]
         gate = torch.stack([value for pair in gates for value in pair]).tanh().abs().mean()
-        return Loss(total, {"words": total.detach(), "gate": gate.detach()})
+        return Loss(total, {"words": total.detach(), "gate": gate.detach()}, learnt_MT.sum())
 
     def prefill(
         self,

@@ -139,7 +139,7 @@ class Frozen(nn.Module):
         total = token_cross_entropy(
             self.lm.logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT]
         )
-        return Loss(total, {"words": total.detach()})
+        return Loss(total, {"words": total.detach()}, items=learnt_BT.sum())
 
     def prefill(
         self,

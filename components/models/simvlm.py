@@ -158,7 +158,7 @@ class SimVLM(nn.Module):
         logits_NV = self.logits(self._read(patches_BND, pairs, halves))
         labels_N = halves.labels_BS[halves.learnt_BS]
         parts = self._parts(logits_NV.detach(), halves, pairs, given_B / batch.lengths_B)
-        return Loss(token_cross_entropy(logits_NV, labels_N), parts)
+        return Loss(token_cross_entropy(logits_NV, labels_N), parts, halves.learnt_BS.sum())
 
     def prefill(
         self, pixels_BCHW: Tensor, keys_B: Tensor | None = None, prompts: Prompts = None

@@ -152,7 +152,7 @@ class TextBert(nn.Module):
         read_BT, labels_BT = hide(self.config, batch.tokens_BT)
         states_BTD = self.bert.run(self.bert.embed(read_BT), real(read_BT, batch.lengths_B))
         words = self.bert.mask_loss(states_BTD, labels_BT)
-        return Loss(words, {"words": words.detach()})
+        return Loss(words, {"words": words.detach()}, items=(labels_BT != IGNORED).sum())
 
     def encode_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """(B, D): the mean of each text's states, not normalised."""

@@ -199,7 +199,7 @@ class Vild(nn.Module):
     def loss(self, batch: Batch) -> Loss:
         """Proposals, boxes, and what `learns` names of text and image; parts are each alone, unweighted.
 
-        Raises BoxesMissing for a batch without boxes.
+        Raises BoxesMissing for a batch without boxes. Micro-batches are weighed by images, also in means over boxes.
         """
         boxes = boxes_of(batch)
         found = self.finder(batch.pixels_BCHW, batch.keys_B)

@@ -216,7 +216,9 @@ class VirTex(nn.Module):
         forward = self._direction(self.forward_layers, memory_BND, tokens_BT)
         backward = self._direction(self.backward_layers, memory_BND, turned_BT)
         total = two_way(forward, backward)
-        return Loss(total, {"forward": forward.detach(), "backward": backward.detach()})
+        parts = {"forward": forward.detach(), "backward": backward.detach()}
+        # Each direction predicts every token but the one it starts with.
+        return Loss(total, parts, items=(batch.lengths_B - 1).sum())
 
     def prefill(
         self, pixels_BCHW: Tensor, keys_B: Tensor | None = None, prompts: Prompts = None

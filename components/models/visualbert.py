@@ -165,6 +165,8 @@ class VisualBert(nn.Module):
     def loss(self, batch: Batch) -> Loss:
         """Hidden words, matching and, where there are questions, answers, summed; each a part of its own, in nats.
 
+        Micro-batches and workers are weighed by rows: exact for matching and answers, while the words of a part in which
+        fewer are hidden count for more than in the whole batch.
         Raises AssertionError for a batch that is not of `batch_spec`.
         """
         second_same_B = batch.second_same_B

@@ -235,7 +235,7 @@ class VisualGpt(nn.Module):
         words = token_cross_entropy(
             self._logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT]
         )
-        return Loss(words, {"words": words.detach()})
+        return Loss(words, {"words": words.detach()}, items=learnt_BT.sum())
 
     def match(
         self,
