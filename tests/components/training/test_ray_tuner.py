@@ -1,0 +1,89 @@
+"""A sweep over a real Ray: bad trials are stopped, and one that is killed goes on without training anything twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from components.config import ConfigError
+from components.training import progress, ray_tuner
+from components.training.ray_tuner import SweepFailed, tune
+from components.training.trials import Sweep, best
+from tests.components.training.sweep import sweep_of
+
+ROOT = Path(ray_tuner.__file__).parents[2]
+TRIALS = 6
+
+
+def start(shards: Path, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "tests/components/training/sweep.py", shards, folder, str(TRIALS)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def trained_steps(sweep: Sweep, key: str) -> list[tuple[int, float]]:
+    """Each step of a trial's training and when it was made."""
+    return [(line.step, line.time) for line in progress.read(sweep.runs / key / progress.FILE)]
+
+
+@pytest.mark.stack
+@pytest.mark.faults
+def test_a_sweep_killed_with_its_trials_goes_on_and_trains_nothing_twice(tiny_shards, tmp_path):
+    sweep = sweep_of(tiny_shards.path, tmp_path, TRIALS)
+    # Each process of trials dies at the end of its second training; Tune starts another in its place.
+    first = start(tiny_shards.path, tmp_path, DIPTYCH_FAIL="trial.trained:2")
+    deadline_s = time.monotonic() + 120
+    while sum(trial.settled for trial in sweep.trials()) < 3:
+        assert first.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    settled = [trial for trial in sweep.trials() if trial.settled]
+    before = {trial.key: trained_steps(sweep, trial.key) for trial in settled}
+    assert 3 <= len(settled) < TRIALS
+
+    again = start(tiny_shards.path, tmp_path)
+    said, _ = again.communicate(timeout=180)
+    assert again.returncode == 0
+    known = {trial.key: trial for trial in sweep.trials()}
+    assert len(known) == TRIALS
+    assert all(trial.settled and trial.state != "failed" for trial in known.values())
+    assert {trial.key: known[trial.key] for trial in settled} == {t.key: t for t in settled}
+    assert {key: trained_steps(sweep, key) for key in before} == before
+    stopped = [trial for trial in known.values() if trial.state == "stopped"]
+    assert all(trial.values[-1][0] < 40 for trial in stopped)
+    found = best(known.values(), higher=False)
+    assert said.split()[-1] == found.key
+    assert found.values[-1][0] == 40
+    assert found.value == min(t.value for t in known.values() if t.state == "finished")
+    # The same sweep once more is done: no Ray is started to say so.
+    assert tune(sweep, objective=lambda checkpoint: 1 / 0) == found
+    assert not (sweep.folder / "ray").exists()
+
+
+@pytest.mark.stack
+def test_a_sweep_whose_trials_all_fail_says_why(tiny_shards, tmp_path):
+    sweep = sweep_of(tiny_shards.path, tmp_path, 1, lr=1e30, clip_norm=0.0, schedule="constant")
+    space = {"model.embed_width": {"choice": [8]}}
+    hopeless = Sweep(
+        search=type(sweep.search)(metric="loss", trials=1, space=space),
+        job=sweep.job, folder=sweep.folder, runs=sweep.runs,
+    )  # fmt: skip
+    with pytest.raises(SweepFailed, match="LossNotFinite: Step"):
+        tune(hopeless, objective=float)
+
+
+def test_trials_of_several_workers_are_refused(tiny_shards, tmp_path):
+    with pytest.raises(ConfigError, match="a trial trains in one worker"):
+        tune(sweep_of(tiny_shards.path, tmp_path, 2, workers=2), objective=float)
