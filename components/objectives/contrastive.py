@@ -1,17 +1,19 @@
 """InfoNCE: an image and its text should be nearer than any other pair of the global batch (CLIP, ALIGN).
 
-Radford et al. 2021, arXiv:2103.00020, figure 3. Exact over several workers: each scores its own rows against the
-columns of all, so memory is O(b x W b), and gradients averaged over workers (what DDP does) equal one process's.
+Radford et al. 2021, arXiv:2103.00020, figure 3. Exact over several workers, and no more than a block of logits exists at
+a time: memory is O(block x W b), and gradients averaged over workers (what DDP does) equal one process's. The first pass
+over the blocks finds what rows and columns sum to, the second recomputes them and takes the gradients along: four
+matrix products, each serving both directions, where two logit matrices under autograd take six.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn import functional as F
+
+from components.objectives.pairs import Pairs, Pull, known, learns
+from components.objectives.workers import log_sum_exp
 
 
 def info_nce(
@@ -29,47 +31,21 @@ def info_nce(
     groups_B: int64; rows that share a number (equal captions or images) are no negatives of each other.
     smoothing: share of each label's weight that is spread evenly over all columns that take part (ALIGN's 0.1).
     With torch.distributed initialised every worker calls this with as many rows, and its value is the worker's share:
-    the mean over workers is the loss of the global batch.
+    the mean over workers is the loss of the global batch. Gradients exist once: they have none of their own.
 
     >>> same = torch.ones(4, 1)
     >>> round(info_nce(same, same, 1.0).item(), 4) == round(torch.tensor(4.0).log().item(), 4)
     True
     """
-    rows, workers = len(image_BD), _workers()
-    if workers == 1:
-        logits_BB = scale * image_BD @ text_BD.T
-        mask_BB = same_group(groups_B, groups_B, 0)
-        image_to_text, text_to_image = logits_BB, logits_BB.T
-    else:
-        everyone_ND = gather(torch.cat([image_BD, text_BD], dim=1))
-        every_image_ND, every_text_ND = everyone_ND.split(image_BD.shape[1], dim=1)
-        image_to_text = scale * image_BD @ every_text_ND.T
-        text_to_image = scale * text_BD @ every_image_ND.T
-        every_group_N = None if groups_B is None else gather(groups_B)
-        mask_BB = same_group(groups_B, every_group_N, rows * dist.get_rank())
-    offset = rows * dist.get_rank() if workers > 1 else 0
-    labels_B = torch.arange(offset, offset + rows, device=image_BD.device)
-    return (
-        smoothed_cross_entropy(image_to_text, labels_B, mask_BB, smoothing)
-        + smoothed_cross_entropy(text_to_image, labels_B, mask_BB, smoothing)
-    ) / 2
-
-
-def smoothed_cross_entropy(
-    logits_BN: Tensor, labels_B: Tensor, mask_BN: Tensor | None, smoothing: float
-) -> Tensor:
-    """Cross entropy over the columns that are not masked, in nats; without a mask, PyTorch's `label_smoothing`."""
-    kept_BN = without(logits_BN, mask_BN)
-    own = F.cross_entropy(kept_BN, labels_B)
-    if not smoothing:
-        return own
-    # PyTorch would give masked columns their share, and 0.1 of minus infinity is minus infinity.
-    log_p_BN = torch.log_softmax(kept_BN, dim=1)
-    if mask_BN is None:
-        spread = log_p_BN.mean(dim=1)
-    else:
-        spread = log_p_BN.masked_fill(mask_BN, 0).sum(dim=1) / (~mask_BN).sum(dim=1)
-    return (1 - smoothing) * own - smoothing * spread.mean()
+    scale = torch.as_tensor(scale, device=image_BD.device)
+    inputs = image_BD, text_BD, scale
+    wanted = learns(*inputs)
+    # A product under autocast would round logits to bfloat16: steps of 0.5 where they reach 100.
+    with torch.no_grad(), torch.autocast(image_BD.device.type, enabled=False):
+        softmaxes = _Softmaxes(Pairs.of(image_BD, text_BD, groups_B), scale.float(), smoothing)
+        value = softmaxes.value()
+        gradients = softmaxes.gradients() if wanted else ()
+    return known(value, inputs, gradients) if gradients else value
 
 
 def simctg(hidden_BTD: Tensor, mask_BT: Tensor, margin: float) -> Tensor:
@@ -89,44 +65,69 @@ def simctg(hidden_BTD: Tensor, mask_BT: Tensor, margin: float) -> Tensor:
     return (short_BTT * pair_BTT).sum() / pair_BTT.sum().clamp(min=1)
 
 
-def same_group(groups_B: Tensor | None, every_group_N: Tensor | None, offset: int) -> Tensor | None:
-    """(B, N) bool, True where a column is a double of the row; never at the row's own column `offset + i`."""
-    if groups_B is None or every_group_N is None:
-        return None
-    double_BN = groups_B[:, None] == every_group_N[None, :]
-    own = torch.arange(len(groups_B), device=groups_B.device)
-    double_BN[own, own + offset] = False
-    return double_BN
+class _Softmaxes:
+    """Both softmaxes over every pair: what rows and columns sum to, and from that the loss and its gradients."""
 
+    def __init__(self, pairs: Pairs, scale: Tensor, smoothing: float) -> None:
+        self._pairs, self._scale, self._smoothing = pairs, scale, smoothing
+        self._kept: Tensor | None = None
+        rows, columns = len(pairs.image_BD), len(pairs.text_ND)
+        self._row_B1 = pairs.image_BD.new_empty(rows, 1)
+        self._column_N = pairs.image_BD.new_full((columns,), -torch.inf)
+        self._own = scale.new_zeros(())
+        self._spread = scale.new_zeros(())
+        # Each column's share of what smoothing spreads, from a row's side and, groups being mutual, from its own.
+        self._share_N = (0.5 / pairs.taking_part()).to(self._column_N).expand(columns)
+        for block in pairs.blocks:
+            self._sum_up(block)
+        self._column_N = log_sum_exp(self._column_N)
 
-def without(logits_BN: Tensor, mask_BN: Tensor | None) -> Tensor:
-    """Logits with the masked ones at minus infinity, so that they take no part."""
-    return logits_BN if mask_BN is None else logits_BN.masked_fill(mask_BN, float("-inf"))
+    def value(self) -> Tensor:
+        """This worker's rows, and the columns that are its own texts."""
+        rows, start = len(self._row_B1), self._pairs.start
+        sums = (self._row_B1.sum() + self._column_N[start : start + rows].sum()) / 2
+        kept = (1 - self._smoothing) * self._own + self._smoothing * self._spread
+        return (sums - kept) / rows
 
+    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """By images, texts and scale."""
+        pull = Pull(self._pairs, self._scale)
+        for block in self._pairs.blocks:
+            pull.add(block, self._slopes(block))
+        return pull.gradients(1 / (2 * len(self._row_B1)))
 
-def gather(rows_BD: Tensor) -> Tensor:
-    """(W B, ...): the rows of all workers, in order of rank; gradients come back from all of them."""
-    gathered: Tensor = _Gather.apply(rows_BD)
-    return gathered
+    def _logits(self, block: slice) -> Tensor:
+        if self._kept is not None:
+            return self._kept
+        logits_RN = self._pairs.logits(block, self._scale)
+        if len(self._pairs.blocks) == 1:
+            self._kept = logits_RN
+        return logits_RN
 
+    def _sum_up(self, block: slice) -> None:
+        logits_RN = self._logits(block)
+        self._row_B1[block] = logits_RN.logsumexp(dim=1, keepdim=True)
+        self._column_N = torch.logaddexp(self._column_N, logits_RN.logsumexp(dim=0))
+        self._own += logits_RN[self._pairs.own(block)].sum()
+        if self._smoothing:
+            doubles_RN = self._pairs.doubles(block)
+            finite_RN = logits_RN if doubles_RN is None else logits_RN.masked_fill(doubles_RN, 0)
+            self._spread += finite_RN.sum(dim=1) @ self._share_of(block)
+            self._spread += finite_RN.sum(dim=0) @ self._share_N
 
-def _workers() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    def _slopes(self, block: slice) -> Tensor:
+        """(R, N): twice what the sum of this worker's losses gains by each logit."""
+        logits_RN = self._logits(block)
+        slope_RN = (logits_RN - self._row_B1[block]).exp_()
+        slope_RN += logits_RN.sub_(self._column_N).exp_()
+        if self._smoothing:
+            slope_RN -= (2 * self._smoothing) * (self._share_of(block)[:, None] + self._share_N)
+            doubles_RN = self._pairs.doubles(block)
+            if doubles_RN is not None:
+                slope_RN.masked_fill_(doubles_RN, 0)
+        slope_RN[self._pairs.own(block)] -= 2 * (1 - self._smoothing)
+        return slope_RN
 
-
-class _Gather(torch.autograd.Function):
-    """All-gather whose backward sums over workers: without the sum tower gradients are 1/W of the truth."""
-
-    @staticmethod
-    def forward(ctx: Any, rows_BD: Tensor) -> Tensor:
-        ctx.rows = len(rows_BD)
-        out = rows_BD.new_empty((len(rows_BD) * _workers(), *rows_BD.shape[1:]))
-        dist.all_gather_into_tensor(out, rows_BD.contiguous())
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        summed = grads[0].contiguous().clone()
-        dist.all_reduce(summed)
-        start = ctx.rows * dist.get_rank()
-        return summed[start : start + ctx.rows]
+    def _share_of(self, block: slice) -> Tensor:
+        start = self._pairs.start
+        return self._share_N[start + block.start : start + block.stop]

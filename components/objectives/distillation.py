@@ -11,10 +11,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn import functional as F
 
-from components.objectives.contrastive import gather, same_group, smoothed_cross_entropy
+from components.objectives.pairs import doubles
+from components.objectives.workers import everyones, first_row, gather
 
 KEPT = 64
 """Probabilities of a token's distribution that are kept on disk; the others share one bin."""
@@ -129,11 +129,13 @@ def icl(
         (student_image_BD, teacher_text_BD),
         (student_text_BD, teacher_image_BD),
     ):
-        logits_BN = scale * anchor_BD @ _everyone(candidate_BD.detach()).T
-        labels_B = torch.arange(len(logits_BN), device=logits_BN.device) + _offset(len(logits_BN))
-        every_group_N = None if groups_B is None else _everyone(groups_B)
-        mask_BN = same_group(groups_B, every_group_N, _offset(len(logits_BN)))
-        losses.append(smoothed_cross_entropy(logits_BN, labels_B, mask_BN, 0.0))
+        logits_BN = scale * anchor_BD @ everyones(candidate_BD).T
+        start = first_row(len(logits_BN))
+        if groups_B is not None:
+            double_BN = doubles(groups_B, everyones(groups_B), start)
+            logits_BN = logits_BN.masked_fill(double_BN, -torch.inf)
+        labels_B = torch.arange(start, start + len(logits_BN), device=logits_BN.device)
+        losses.append(F.cross_entropy(logits_BN, labels_B))
     return torch.stack(losses).mean()
 
 
@@ -192,19 +194,7 @@ def token_nce(
 
 def _spreads(image_BD: Tensor, text_BD: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor]:
     """(B, W B) logits of own images over everybody's texts, and of own texts over everybody's images."""
-    return scale * image_BD @ _everyone(text_BD).T, scale * text_BD @ _everyone(image_BD).T
-
-
-def _everyone(rows_BD: Tensor) -> Tensor:
-    return gather(rows_BD) if _gathers() else rows_BD
-
-
-def _offset(rows: int) -> int:
-    return rows * dist.get_rank() if _gathers() else 0
-
-
-def _gathers() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return scale * image_BD @ gather(text_BD).T, scale * text_BD @ gather(image_BD).T
 
 
 def _wide(values: Tensor) -> Tensor:
