@@ -42,7 +42,8 @@ def info_nce(
     wanted = learns(*inputs)
     # A product under autocast would round logits to bfloat16: steps of 0.5 where they reach 100.
     with torch.no_grad(), torch.autocast(image_BD.device.type, enabled=False):
-        softmaxes = _Softmaxes(Pairs.of(image_BD, text_BD, groups_B), scale.float(), smoothing)
+        pairs = Pairs.of(image_BD, text_BD, groups_B)
+        softmaxes = _Softmaxes(pairs, scale.to(pairs.image_BD), smoothing)
         value = softmaxes.value()
         gradients = softmaxes.gradients() if wanted else ()
     return known(value, inputs, gradients) if gradients else value

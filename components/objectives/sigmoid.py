@@ -36,7 +36,9 @@ def sigmoid_loss(
     # Under autocast a product would round logits to bfloat16.
     with torch.no_grad(), torch.autocast(image_BD.device.type, enabled=False):
         pairs = Pairs.of(image_BD, text_BD, groups_B)
-        value, gradients = _in_one_pass(pairs, scale.float(), bias.float(), wanted)
+        value, gradients = _in_one_pass(
+            pairs, scale.to(pairs.image_BD), bias.to(pairs.image_BD), wanted
+        )
     return known(value, inputs, gradients) if gradients else value
 
 

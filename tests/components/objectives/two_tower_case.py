@@ -1,36 +1,47 @@
-"""Two linear towers under InfoNCE, on one worker's slice; run as a program it is one of two gloo processes."""
+"""Two linear towers under a contrastive loss, on one worker's slice; run as a program it is so many gloo processes.
+
+The processes are forked from one that has imported torch, which is most of what each would cost.
+"""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch import distributed as dist
+from torch.multiprocessing.spawn import start_processes
 from torch.nn import functional as F
 
+from components.objectives import pairs
 from components.objectives.contrastive import info_nce
+from components.objectives.sigmoid import sigmoid_loss
+
+ROWS = 24
+CASES = ("softmax", "groups", "smoothing", "smoothing_groups", "sigmoid", "sigmoid_groups")
 
 
-def gradients(rank: int, world: int) -> dict[str, Tensor]:
-    """The loss, and the gradients of both towers and the scale, averaged over workers as DDP does."""
+def gradients(case: str, rank: int, world: int) -> dict[str, Tensor]:
+    """The loss, and the gradients of both towers, the scale and the bias, averaged over workers as DDP does."""
     torch.manual_seed(0)
-    images, texts = torch.randn(2, 12, 6)
-    groups = torch.tensor([0, 1, 2, 0, 4, 5, 6, 1, 8, 9, 0, 11])
-    image_tower, text_tower = (torch.randn(6, 5, requires_grad=True) for _ in range(2))
-    log_scale = torch.tensor(2.0, requires_grad=True)
-    mine = slice(rank * 12 // world, (rank + 1) * 12 // world)
-    image, text = (
-        F.normalize(x[mine] @ tower, dim=1)
-        for x, tower in ((images, image_tower), (texts, text_tower))
-    )
-    loss = info_nce(image, text, log_scale.exp(), groups[mine])
+    images, texts = torch.randn(2, ROWS, 6)
+    groups = torch.tensor([0, 1, 2, 0, 4, 5, 6, 1, 8, 9, 0, 11, 20, 1, *range(30, 40)])
+    learnt = {name: torch.randn(6, 5, requires_grad=True) for name in ("image", "text")}
+    learnt |= {"log_scale": torch.tensor(2.0, requires_grad=True)}
+    learnt |= {"bias": torch.tensor(-3.0, requires_grad=True)} if "sigmoid" in case else {}
+    mine = slice(rank * ROWS // world, (rank + 1) * ROWS // world)
+    image = F.normalize(images[mine] @ learnt["image"], dim=1)
+    text = F.normalize(texts[mine] @ learnt["text"], dim=1)
+    doubles, scale = groups[mine] if "groups" in case else None, learnt["log_scale"].exp()
+    if "sigmoid" in case:
+        loss = sigmoid_loss(image, text, scale, learnt["bias"], doubles)
+    else:
+        smoothing = 0.1 if "smoothing" in case else 0.0
+        loss = info_nce(image, text, scale, doubles, smoothing=smoothing)
     loss.backward()
-    params = {"image_tower": image_tower, "text_tower": text_tower, "log_scale": log_scale}
-    found = {"loss": loss.detach()} | {
-        name: param.grad for name, param in params.items() if param.grad is not None
-    }
+    found = {"loss": loss.detach()} | {name: value.grad for name, value in learnt.items()}
     if world > 1:
         for value in found.values():
             dist.all_reduce(value)
@@ -38,9 +49,22 @@ def gradients(rank: int, world: int) -> dict[str, Tensor]:
     return found
 
 
+def worker(rank: int, world: int, folder: Path) -> None:
+    """One of `world` processes; writes what it found."""
+    meeting = f"file://{folder}/meeting_{world}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    # Blocks of five rows, the last one short: what larger batches do.
+    pairs.CELLS, pairs.ROWS = 0, 5
+    found = {
+        f"{case}/{name}": value
+        for case in CASES
+        for name, value in gradients(case, rank, world).items()
+    }
+    save_file(found, folder / f"{rank}_of_{world}.safetensors")
+    dist.destroy_process_group()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    meeting, rank, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    save_file(gradients(rank, 2), out)
-    dist.destroy_process_group()
+    for number in map(int, sys.argv[2:]):
+        start_processes(worker, (number, Path(sys.argv[1])), nprocs=number, start_method="fork")
