@@ -6,7 +6,7 @@ Besides the letters of `records.py`: P prefix tokens of an image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from components.abilities import LanguageModel, Shots
+from components.abilities import LanguageModel, Shots, Views
 from components.config import Config, ConfigError
 from components.models.backbones import VisionShape, VisionSlot, build_vision, frozen_vision
 from components.models.causal_lm import require_fit
@@ -133,13 +133,27 @@ class Frozen(nn.Module):
 
     def loss(self, batch: Batch) -> Loss:
         """Mean of minus log p of each token that is not given, in nats; an image's own places predict nothing."""
+        return self.view_loss(self.views(batch), batch)
+
+    def views(
+        self, batch: Batch, wanted: Collection[str] = (), like: Views | None = None
+    ) -> dict[str, Tensor]:
+        """Logits of each token that is not given, `tokens`, and the embeddings that images became, `prefix`."""
         tokens_BT = batch.tokens_BT[:, : int(batch.lengths_B.max())]
-        hidden_BTD = self._states(self._prefix(batch.pixels_BCHW, batch.keys_B), tokens_BT)
+        prefix_BPD = self._prefix(batch.pixels_BCHW, batch.keys_B)
+        hidden_BTD = self._states(prefix_BPD, tokens_BT)
         learnt_BT = predicted(batch.lengths_B, batch.prompts_B, tokens_BT.shape[1])
-        total = token_cross_entropy(
-            self.lm.logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT]
-        )
-        return Loss(total, {"words": total.detach()}, items=learnt_BT.sum())
+        return {
+            "tokens": self.lm.logits(hidden_BTD[learnt_BT]),
+            "tokens_at": learnt_BT,
+            "labels": tokens_BT[:, 1:][learnt_BT],
+            "prefix": prefix_BPD,
+        }
+
+    def view_loss(self, views: Views, batch: Batch) -> Loss:
+        """As `loss`."""
+        total = token_cross_entropy(views["tokens"], views["labels"])
+        return Loss(total, {"words": total.detach()}, items=views["tokens_at"].sum())
 
     def prefill(
         self,

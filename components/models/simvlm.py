@@ -5,7 +5,7 @@ One encoder-decoder, one PrefixLM loss, on pairs and on plain text. A prompt or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.abilities import Views
 from components.config import Config, ConfigError
 from components.models.backbones import IMAGENET_MEAN, IMAGENET_STD, VisionSlot, build_vision
 from components.models.blocks import KeysValues
@@ -20,7 +21,7 @@ from components.models.encoder_decoder import DecoderLayer, EncoderLayer, Writin
 from components.models.groups import by_shape
 from components.models.prompts import Prompts, write_answers
 from components.models.resnet import ResNet
-from components.objectives.language import mean_log_likelihood, token_cross_entropy
+from components.objectives.language import mean_log_likelihood, predicted, token_cross_entropy
 from components.objectives.prefix import Cut, cut, draw_given
 from components.records import Batch, BatchSpec, Loss
 
@@ -146,19 +147,35 @@ class SimVLM(nn.Module):
 
         The parts are the same over pairs, over plain texts, and over texts of which less or more than half was given.
         """
-        rows = pairs = len(batch.lengths_B)
-        given_B = batch.prompts_B
-        if self.training:
-            given_B = draw_given(batch.prompts_B, batch.lengths_B)
-            pairs -= int(rows * self.config.text_only_share)
+        return self.view_loss(self.views(batch), batch)
+
+    def views(
+        self, batch: Batch, wanted: Collection[str] = (), like: Views | None = None
+    ) -> dict[str, Tensor]:
+        """Logits of the second part of each text, `tokens`, and what was drawn: the tokens `given`, the `pairs` that keep
+        their image."""
+        rows = len(batch.lengths_B)
+        given_B, pairs = self._draw(batch) if like is None else (like["given"], int(like["pairs"]))
         halves = cut(batch.tokens_BT, batch.lengths_B, given_B, bos_id=BOS_ID)
         # Batches are shuffled, so which rows lose their image may be the same each time.
         patches_BND = self._patches(batch.pixels_BCHW[:pairs], batch.keys_B[:pairs])
         patches_BND = F.pad(patches_BND, (0, 0, 0, 0, 0, rows - pairs))
         logits_NV = self.logits(self._read(patches_BND, pairs, halves))
-        labels_N = halves.labels_BS[halves.learnt_BS]
-        parts = self._parts(logits_NV.detach(), halves, pairs, given_B / batch.lengths_B)
-        return Loss(token_cross_entropy(logits_NV, labels_N), parts, halves.learnt_BS.sum())
+        return {
+            "tokens": logits_NV,
+            "tokens_at": predicted(batch.lengths_B, given_B, batch.tokens_BT.shape[1]),
+            "labels": halves.labels_BS[halves.learnt_BS],
+            "learnt": halves.learnt_BS,
+            "given": given_B,
+            "pairs": torch.tensor(pairs),
+        }
+
+    def view_loss(self, views: Views, batch: Batch) -> Loss:
+        """As `loss`."""
+        logits_NV, labels_N, learnt_BS = views["tokens"], views["labels"], views["learnt"]
+        share_B = views["given"] / batch.lengths_B
+        parts = self._parts(logits_NV.detach(), labels_N, learnt_BS, int(views["pairs"]), share_B)
+        return Loss(token_cross_entropy(logits_NV, labels_N), parts, learnt_BS.sum())
 
     def prefill(
         self, pixels_BCHW: Tensor, keys_B: Tensor | None = None, prompts: Prompts = None
@@ -281,11 +298,20 @@ class SimVLM(nn.Module):
         state = Writing(state.memory, state.seen_NM, state.given_N, words)
         return state, self.logits(hidden_N1D[:, -1]), hidden_N1D
 
+    def _draw(self, batch: Batch) -> tuple[Tensor, int]:
+        """How many tokens of each text are given, and how many rows have images."""
+        rows = len(batch.lengths_B)
+        if not self.training:
+            return batch.prompts_B, rows
+        given_B = draw_given(batch.prompts_B, batch.lengths_B)
+        return given_B, rows - int(rows * self.config.text_only_share)
+
     @staticmethod
-    def _parts(logits_NV: Tensor, halves: Cut, pairs: int, share_B: Tensor) -> dict[str, Tensor]:
-        labels_N = halves.labels_BS[halves.learnt_BS]
+    def _parts(
+        logits_NV: Tensor, labels_N: Tensor, learnt_BS: Tensor, pairs: int, share_B: Tensor
+    ) -> dict[str, Tensor]:
         nats_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
-        row_N = halves.learnt_BS.nonzero()[:, 0]
+        row_N = learnt_BS.nonzero()[:, 0]
         picked = {
             "pairs": row_N < pairs,
             "text_only": row_N >= pairs,

@@ -5,13 +5,14 @@ Captions are written by the forward decoder alone; the backward one only teaches
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from components.abilities import Views
 from components.config import Config, ConfigError
 from components.models.backbones import VisionShape, build_vision
 from components.models.blocks import CrossAttention, KeysValues, SelfAttention
@@ -210,11 +211,31 @@ class VirTex(nn.Module):
 
     def loss(self, batch: Batch) -> Loss:
         """Both directions' mean token losses, summed; the parts are each alone, in nats."""
+        return self.view_loss(self.views(batch), batch)
+
+    def views(
+        self, batch: Batch, wanted: Collection[str] = (), like: Views | None = None
+    ) -> dict[str, Tensor]:
+        """Logits of every word in both directions: `tokens`, and `tokens_backward` over the texts read from their end."""
         memory_BND = self._memory(batch.pixels_BCHW, batch.keys_B)
         tokens_BT = batch.tokens_BT[:, : int(batch.lengths_B.max())]
         turned_BT = flipped(tokens_BT, batch.lengths_B)
-        forward = self._direction(self.forward_layers, memory_BND, tokens_BT)
-        backward = self._direction(self.backward_layers, memory_BND, turned_BT)
+        seen = {}
+        for name, layers, texts_BT in (
+            ("tokens", self.forward_layers, tokens_BT),
+            ("tokens_backward", self.backward_layers, turned_BT),
+        ):
+            logits_NV, real_BT = self._direction(layers, memory_BND, texts_BT)
+            labels_N = texts_BT[:, 1:][real_BT]
+            seen |= {name: logits_NV, f"{name}_at": real_BT, f"{name}_labels": labels_N}
+        return seen
+
+    def view_loss(self, views: Views, batch: Batch) -> Loss:
+        """As `loss`."""
+        forward, backward = (
+            token_cross_entropy(views[name], views[f"{name}_labels"])
+            for name in ("tokens", "tokens_backward")
+        )
         total = two_way(forward, backward)
         parts = {"forward": forward.detach(), "backward": backward.detach()}
         # Each direction predicts every token but the one it starts with.
@@ -269,15 +290,17 @@ class VirTex(nn.Module):
         map_BND, _ = self.vision.encode(pixels_BCHW, keys_B)
         return self.projection(map_BND)
 
-    def _direction(self, layers: nn.ModuleList, memory_BND: Tensor, tokens_BT: Tensor) -> Tensor:
+    def _direction(
+        self, layers: nn.ModuleList, memory_BND: Tensor, tokens_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of the words that follow, and where these stand: (N, V), and bool (B, T - 1)."""
         # Padding stands after every word, so causal order alone hides it.
         x_BTD = self.embedding(tokens_BT[:, :-1])
         for layer in layers:
             x_BTD, _ = layer(x_BTD, layer.image.read(memory_BND))
-        labels_BT = tokens_BT[:, 1:]
-        real_BT = labels_BT != PAD_ID
+        real_BT = tokens_BT[:, 1:] != PAD_ID
         # Logits only where a word is predicted: over padding they would cost half of the step at a real vocabulary.
-        return token_cross_entropy(self.output(x_BTD[real_BT]), labels_BT[real_BT])
+        return self.output(x_BTD[real_BT]), real_BT
 
     def _read(self, state: Written, tokens_NT: Tensor) -> tuple[Written, Tensor, Tensor]:
         start, kept = state.length, []

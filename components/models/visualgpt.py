@@ -5,8 +5,7 @@ Where paper and released code differ the config says which is meant. Its second 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -14,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.abilities import LanguageModel
+from components.abilities import LanguageModel, Views
 from components.config import Config, ConfigError
-from components.models.blocks import CrossAttention, KeysValues
-from components.models.gpt2 import CausalAttention, TwoLayers, copy_gpt2, initialise_gpt2
+from components.models.gpt2 import copy_gpt2, initialise_gpt2
 from components.models.parts import NO_PARTS, Part
 from components.models.prompts import Prompts, given, positions, readable
 from components.models.regions import RegionEncoder, region_slot
+from components.models.srau import GatedBlock
 from components.models.virtex import TextTooLong, Written
 from components.objectives.language import mean_log_likelihood, predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
@@ -108,81 +107,6 @@ class VisualGptConfig(Config):
         )  # fmt: skip
 
 
-def gates(pre: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """SRAU: how much language and how much vision pass, each in [0, 1]; a gate at or below the threshold is shut.
-
-    `language = s 1[s > tau]` and `vision = (1 - s) 1[1 - s > tau]` with `s = sigmoid(pre)`: where both are open they
-    sum to 1, and below tau 0.5 one of them always is, so `pre` never loses its gradient.
-
-    >>> [round(value.item(), 2) for value in gates(torch.tensor(3.0), 0.2)]
-    [0.95, 0.0]
-    """
-    language = torch.sigmoid(pre)
-    vision = 1 - language
-    return language * (language > threshold), vision * (vision > threshold)
-
-
-class GatedBlock(nn.Module):
-    """A GPT-2 block with a look at the regions between attention and the two layers.
-
-    No residual leads around the gates: the language branch is the residual.
-    """
-
-    def __init__(self, config: VisualGptConfig) -> None:
-        super().__init__()
-        width = config.width
-        self.threshold = config.threshold
-        self.ln_1 = nn.LayerNorm(width)
-        self.attn = CausalAttention(width, config.heads, config.dropout)
-        self.ln_2 = nn.LayerNorm(width)
-        self.mlp = TwoLayers(width, config.dropout)
-        self.look = CrossAttention(width, config.heads, dropout=config.dropout)
-        self.gate_inputs: nn.ModuleList | None = None
-        if config.gate_input == "concat":
-            self.gate_inputs = nn.ModuleList(
-                nn.Linear(2 * width, width) for _ in range(config.levels)
-            )
-        for layer in (self.look, *(self.gate_inputs or ())):
-            for linear in (made for made in layer.modules() if isinstance(made, nn.Linear)):
-                nn.init.xavier_uniform_(linear.weight)
-                nn.init.zeros_(linear.bias)
-
-    def read(self, levels: Sequence[Tensor]) -> list[KeysValues]:
-        """Keys and values of every level, by one cross-attention and behind the norm that words go through too."""
-        return [self.look.read(self.ln_1(level_BND)) for level_BND in levels]
-
-    def forward(
-        self,
-        x_BTD: Tensor,
-        images: Sequence[KeysValues],
-        past: KeysValues | None = None,
-        mask: Tensor | None = None,
-        regions_BN: Tensor | None = None,
-    ) -> tuple[Tensor, KeysValues]:
-        """The next representation, and this block's keys and values of the words.
-
-        regions_BN: bool, False for regions that are padding.
-        """
-        said, kept = self.attn(self.ln_1(x_BTD), past, mask)
-        said = said + x_BTD
-        asking = self.ln_1(said)
-        # Rows of one image stand side by side: as queries of one sequence they read its keys and values uncopied.
-        asking = asking.reshape(len(images[0].keys), -1, asking.shape[-1])
-        passed = []
-        for level, image in enumerate(images):
-            seen = self.look(asking, image, regions_BN).view_as(said)
-            language, vision = gates(self.gate_input(level, said, seen), self.threshold)
-            passed.append(language * said + vision * seen)
-        mixed = sum(passed[1:], start=passed[0]) / math.sqrt(len(images))
-        return mixed + self.mlp(self.ln_2(mixed)), kept
-
-    def gate_input(self, level: int, said: Tensor, seen: Tensor) -> Tensor:
-        """What the gates of a level are opened by: the more, the more language."""
-        if self.gate_inputs is None:
-            return -said  # the paper's vision gate is the sigmoid of the state itself
-        return self.gate_inputs[level](torch.cat([said, seen], dim=-1))
-
-
 class VisualGpt(nn.Module):
     """Learns captions with all of a GPT-2, whose words may look at regions."""
 
@@ -227,15 +151,30 @@ class VisualGpt(nn.Module):
 
     def loss(self, batch: Batch) -> Loss:
         """Mean of minus log p of each token that is not given, in nats."""
+        return self.view_loss(self.views(batch), batch)
+
+    def views(
+        self, batch: Batch, wanted: Collection[str] = (), like: Views | None = None
+    ) -> dict[str, Tensor]:
+        """Logits of each token that is not given, `tokens`; and, if wanted, how much vision passes to each word at each
+        level, the mean over width and blocks: `gates`, (B, T, levels)."""
         tokens_BT = batch.tokens_BT[:, : int(batch.lengths_B.max())]
+        opened: list[Tensor] | None = [] if "gates" in wanted else None
         hidden_BTD = self.read_texts(
-            self._levels(batch.pixels_BCHW, batch.keys_B), tokens_BT[:, :-1]
+            self._levels(batch.pixels_BCHW, batch.keys_B), tokens_BT[:, :-1], opened=opened
         )
         learnt_BT = predicted(batch.lengths_B, batch.prompts_B, tokens_BT.shape[1])
-        words = token_cross_entropy(
-            self._logits(hidden_BTD[learnt_BT]), tokens_BT[:, 1:][learnt_BT]
-        )
-        return Loss(words, {"words": words.detach()}, items=learnt_BT.sum())
+        seen = {
+            "tokens": self._logits(hidden_BTD[learnt_BT]),
+            "tokens_at": learnt_BT,
+            "labels": tokens_BT[:, 1:][learnt_BT],
+        }
+        return seen | ({"gates": torch.stack(opened).mean(dim=0)} if opened else {})
+
+    def view_loss(self, views: Views, batch: Batch) -> Loss:
+        """As `loss`."""
+        words = token_cross_entropy(views["tokens"], views["labels"])
+        return Loss(words, {"words": words.detach()}, items=views["tokens_at"].sum())
 
     def match(
         self,
@@ -268,15 +207,19 @@ class VisualGpt(nn.Module):
         return state, logits_NV, hidden_N1D[:, 0]
 
     def read_texts(
-        self, levels: Sequence[Tensor], tokens_BT: Tensor, regions_BN: Tensor | None = None
+        self,
+        levels: Sequence[Tensor],
+        tokens_BT: Tensor,
+        regions_BN: Tensor | None = None,
+        opened: list[Tensor] | None = None,
     ) -> Tensor:
         """Whole texts over encoded regions: (B, T, D), states after the final norm.
 
-        regions_BN: bool, False for regions that are padding. Padding after a text is hidden by causal order.
+        regions_BN, opened: as a block has them. Padding after a text is hidden by causal order.
         """
         x_BTD = self._embed(tokens_BT, start=0, padding_B=None)
         for block in self.h:
-            x_BTD, _ = block(x_BTD, block.read(levels), regions_BN=regions_BN)
+            x_BTD, _ = block(x_BTD, block.read(levels), regions_BN=regions_BN, opened=opened)
         return self.ln_f(x_BTD)
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:

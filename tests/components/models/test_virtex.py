@@ -10,7 +10,7 @@ from components.config import ConfigError
 from components.data.batches import Batches, SplitImages
 from components.data.text import Tokenizer
 from components.models.virtex import BOS_ID, PAD_ID, DecoderLayer, TextTooLong, VirTex, VirtexConfig
-from components.objectives.language import flipped
+from components.objectives.language import flipped, token_cross_entropy
 from components.records import Batch, Row, Sample
 
 VOCABULARY = 20
@@ -74,7 +74,8 @@ def test_each_direction_alone_moves_the_image_tower(model: VirTex, direction: st
     if direction == "backward_layers":
         tokens = flipped(tokens, batch.lengths_B)
     memory = model._memory(batch.pixels_BCHW, batch.keys_B)
-    model._direction(getattr(model, direction), memory, tokens).backward()
+    logits, real = model._direction(getattr(model, direction), memory, tokens)
+    token_cross_entropy(logits, tokens[:, 1:][real]).backward()
     assert all(param.grad is not None for param in model.vision.parameters())
     assert sum(param.grad.abs().sum().item() for param in model.vision.parameters()) > 0
     silent = {"forward_layers", "backward_layers"} - {direction}

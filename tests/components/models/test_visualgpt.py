@@ -16,8 +16,9 @@ from components.models.backbones import VisionSlot
 from components.models.causal_lm import CausalLm, CausalLmConfig
 from components.models.parts import Origin, Part
 from components.models.resnet import resnet50
+from components.models.srau import gates
 from components.models.virtex import BOS_ID, TextTooLong, VirTex, VirtexConfig
-from components.models.visualgpt import VisualGpt, VisualGptConfig, gates
+from components.models.visualgpt import VisualGpt, VisualGptConfig
 from components.records import Batch
 
 VOCABULARY = 20
