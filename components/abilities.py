@@ -94,7 +94,7 @@ class Embeds(Protocol):
 
 @runtime_checkable
 class Contrasts(Embeds, Protocol):
-    """Embeds, and was trained by a softmax over scaled cosines."""
+    """Embeds, and was trained on scaled cosines, by a softmax or a sigmoid; a softmax does not see the latter's bias."""
 
     def cosine_scale(self) -> Tensor:
         """What its loss multiplies cosines by, a scalar."""

@@ -22,6 +22,7 @@ from components.models.lite0 import Lite0
 from components.models.resnet import Residual
 from components.models.truncation import cut_short
 from components.objectives.contrastive import info_nce
+from components.objectives.sigmoid import sigmoid_loss
 from components.records import Batch, BatchSpec, Loss
 
 MAX_LOG_SCALE = math.log(100)
@@ -60,6 +61,8 @@ class ClipConfig(Config):
     """Train on mirrored images too, with left and right swapped in their captions."""
     truncate: bool = False
     """Cut half of the training captions short at random, so that beginnings of captions can be scored (MAGIC)."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Which of a batch belongs to which (the paper's InfoNCE), or of each pair alone whether it belongs (SigLIP's)."""
 
     def __post_init__(self) -> None:
         # JSON knows no tuples; a config must equal itself after a checkpoint.
@@ -197,7 +200,10 @@ class Clip(nn.Module):
         self.config = config
         self.image = ImageTower(config)
         self.text = TextTower(config)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        scale = 10.0 if config.loss == "sigmoid" else 1 / 0.07
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        # The log odds of a pair at the start, which few are (arXiv:2303.15343); a softmax would not see it.
+        self.bias = nn.Parameter(torch.tensor(-10.0)) if config.loss == "sigmoid" else None
 
     @property
     def vision(self) -> VisionSlot:
@@ -228,7 +234,7 @@ class Clip(nn.Module):
         return self.log_scale.exp()
 
     def loss(self, batch: Batch) -> Loss:
-        """InfoNCE over the global batch; its part `scale` is what cosines are multiplied by."""
+        """Over the global batch; its part `scale` is what cosines are multiplied by, `bias` what a sigmoid adds."""
         if self.training and self.config.truncate:
             tokens_BT, lengths_B, groups_B = cut_short(
                 batch.tokens_BT, batch.lengths_B, batch.groups_B
@@ -249,8 +255,13 @@ class Clip(nn.Module):
         """The loss of embeddings that are at hand; of the batch its groups alone."""
         # No clamp here: it would stop the gradient at the bound. See after_step.
         scale = self.cosine_scale()
-        total = info_nce(image_BD, text_BD, scale, batch.groups_B)
-        return Loss(total, {"contrastive": total.detach(), "scale": scale.detach()})
+        parts = {"scale": scale.detach()}
+        if self.bias is None:
+            total = info_nce(image_BD, text_BD, scale, batch.groups_B)
+        else:
+            total = sigmoid_loss(image_BD, text_BD, scale, self.bias, batch.groups_B)
+            parts["bias"] = self.bias.detach().clone()
+        return Loss(total, {"contrastive": total.detach(), **parts})
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
         """Two groups: matrices decay; gains, biases and the scale do not."""

@@ -44,6 +44,11 @@ def save_pretrained(model: Clip, folder: Path) -> None:
             f'This CLIP has vision="{model.config.vision}", and transformers\' CLIPModel knows only a ViT; '
             "train one with `vision: vit`, or keep the checkpoint as it is."
         )
+    if model.config.loss != "softmax":
+        raise HubLayoutRefused(
+            f'This CLIP has loss="{model.config.loss}", and transformers\' CLIPModel has no place for its bias; '
+            "train one with `loss: softmax`, or keep the checkpoint as it is."
+        )
     hub_layout.write(model, folder, names(model.config), hub_config(model.config))
 
 

@@ -62,6 +62,30 @@ def test_loss_is_info_nce_of_the_two_towers_at_the_exponential_of_the_scale(mode
     assert model.loss(batch).parts["scale"].item() == pytest.approx(1 / 0.07, rel=1e-5)
 
 
+def test_a_sigmoid_judges_each_pair_alone_with_siglips_scale_and_bias() -> None:
+    torch.manual_seed(0)
+    model, batch = Clip(_config(loss="sigmoid")).eval(), _batch()
+    logits = (
+        10
+        * model.embed_images(batch.pixels_BCHW)
+        @ model.embed_texts(batch.tokens_BT, batch.lengths_B).T
+        - 10
+    )
+    found = model.loss(batch)
+    torch.testing.assert_close(
+        found.total, -F.logsigmoid((2 * torch.eye(6) - 1) * logits).sum() / 6
+    )
+    assert found.parts["bias"].item() == -10.0
+    assert model.cosine_scale().item() == pytest.approx(10.0)
+    found.total.backward()
+    assert model.bias.grad.abs() > 0
+
+
+def test_a_softmax_has_no_bias_and_its_weights_no_place_for_one(model: Clip) -> None:
+    assert "bias" not in model.state_dict()
+    assert "bias" in Clip(_config(loss="sigmoid")).state_dict()
+
+
 def test_embeddings_have_length_one(model: Clip) -> None:
     batch = _batch()
     for embedding in (

@@ -125,6 +125,13 @@ def test_another_activation_is_refused(tmp_path: Path) -> None:
         from_pretrained(tmp_path / "gelu")
 
 
+def test_a_bias_that_clipmodel_has_no_place_for_is_not_dropped(tmp_path: Path) -> None:
+    model = Clip(ClipConfig(vision="vit", image_px=32, vocab_size=VOCABULARY, loss="sigmoid"))
+    with pytest.raises(HubLayoutRefused, match=r'loss="sigmoid".*no place for its bias'):
+        save_pretrained(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_settings_that_transformers_left_out_are_its_defaults(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     for section in ("text_config", "vision_config"):
