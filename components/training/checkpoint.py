@@ -6,7 +6,7 @@ A checkpoint is a folder `step-00000400/` with
     config.json           family, its config, and where the parts in its slots came from
     tokenizer.json        the tokenizer it was trained with
     parts/<slot>/         a part that was a stage: its own weights, config, tokenizer and parts
-    state.safetensors     the optimiser's moments, by parameter name
+    state.safetensors     what training goes on from beside the weights, by name (`state.py`)
     state.json            finished steps; 0 for a model that is built and not trained
     MANIFEST.json         the marker, written last: size and sha256 of each file, and of itself
 
@@ -18,51 +18,44 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import AdamW
+from torch import Tensor, nn
 
 from components import atomic
 from components.catalog import MODELS
 from components.data.text import Tokenizer, TokenizerError
-from components.failpoint import failpoint
 from components.models.parts import Origin as PartOrigin
 from components.models.parts import Part
 from components.records import Checkpoint
 from components.table import UnknownName
-from components.training import marker, tensors
+from components.training import marker, snapshot, tensors
 from components.training.building import build, find_part, slots
 from components.training.marker import CheckpointDamaged, CheckpointMissing
+from components.training.snapshot import (
+    CONFIG,
+    KEPT_INSIDE,
+    PARTS,
+    STATE,
+    STEP,
+    TOKENIZER,
+    WEIGHTS,
+    Origin,
+    Snapshot,
+)
+from components.training.state import State
 
 __all__ = ["CheckpointDamaged", "CheckpointMissing", "Origin", "latest", "load_model"]
-__all__ += ["load_part", "load_tokenizer", "pinned", "place", "restore", "save", "sweep", "verify"]
-
-WEIGHTS, CONFIG, TOKENIZER = "weights.safetensors", "config.json", "tokenizer.json"
-STATE, STEP = "state.safetensors", "state.json"
-PARTS = "parts"
-
-_KEPT_INSIDE = ("stage", "random")
-"""Parts that a checkpoint holds itself; the others are named with their digest and found again."""
+__all__ += ["load_part", "load_tokenizer", "pinned", "place", "put", "restore", "save"]
+__all__ += ["sweep", "verify"]
 
 _UNFINISHED, _RETIRED = ".saving-", ".retired-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """What a checkpoint says of the run that made it."""
-
-    family: str
-    config: Mapping[str, Any]
-    seed: int
-    shards_digest: str
 
 
 def place(folder: Path, step: int) -> Path:
@@ -73,25 +66,36 @@ def place(folder: Path, step: int) -> Path:
 def save(
     folder: Path,
     model: nn.Module,
-    optimiser: AdamW | None,
+    state: Mapping[str, Tensor] | None = None,
     *,
+    weights: Mapping[str, Tensor] | None = None,
     tokenizer: Tokenizer,
     origin: Origin,
     step: int,
 ) -> Checkpoint:
-    """Write the checkpoint of `step` into `folder`; a reader sees all of it or none.
+    """Write the checkpoint of `step` into `folder` at once; the rest as `snapshot.take` and `put` have it."""
+    taken = snapshot.take(
+        model, tokenizer=tokenizer, origin=origin, step=step, state=state, weights=weights
+    )
+    return put(folder, taken)
 
-    A checkpoint of the same step is replaced. Raises `OSError` if the disk refuses, with nothing left behind.
+
+def put(folder: Path, taken: Snapshot) -> Checkpoint:
+    """Write a snapshot into `folder`; a reader sees all of it or none.
+
+    A checkpoint of the same step is replaced. Raises `OSError` with the bytes needed if the disk refuses, with nothing
+    left behind.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder, prefix=_UNFINISHED))
+    building = folder / f"{_UNFINISHED}{secrets.token_hex(4)}"
+    building.mkdir()
     try:
-        _write(building, model, optimiser, tokenizer, origin, step)
-        _put(building, place(folder, step))
+        snapshot.write(building, taken)
+        _place(building, place(folder, taken.step))
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    return _describe(place(folder, step))
+    return _describe(place(folder, taken.step))
 
 
 def verify(path: Path) -> Checkpoint:
@@ -152,10 +156,9 @@ def pinned(path: Path) -> dict[str, str]:
     return {slot: part["digest"] for slot, part in about.get("parts", {}).items()}
 
 
-def restore(path: Path, model: nn.Module, optimiser: AdamW) -> int:
-    """Put a verified checkpoint's weights and optimiser state into a model in training; its finished steps."""
-    tensors.read_weights(path / WEIGHTS, model)
-    tensors.read_state(path / STATE, model, optimiser)
+def restore(path: Path, state: State) -> int:
+    """Put what a verified checkpoint holds into a training; its finished steps."""
+    state.read(path / WEIGHTS, path / STATE)
     step: int = _read_json(path / STEP)["step"]
     return step
 
@@ -188,65 +191,6 @@ def sweep(folder: Path, keep: int = 2) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(
-    building: Path,
-    model: nn.Module,
-    optimiser: AdamW | None,
-    tokenizer: Tokenizer,
-    origin: Origin,
-    step: int,
-) -> None:
-    files = _write_model(building, model, origin.family, origin.config, tokenizer)
-    tensors.write_state(building / STATE, model, optimiser)
-    atomic.write_json(building / STEP, {"step": step})
-    about = {
-        "family": origin.family,
-        "step": step,
-        "seed": origin.seed,
-        "shards_digest": origin.shards_digest,
-        "tokenizer_digest": tokenizer.digest,
-    }
-    failpoint("checkpoint_unmarked")
-    marker.write(building, about, [*files, STATE, STEP])
-    failpoint("checkpoint_unplaced")
-
-
-def _write_model(
-    folder: Path,
-    model: nn.Module,
-    family: str,
-    config: Mapping[str, Any],
-    tokenizer: Tokenizer | None,
-) -> list[str]:
-    """What rebuilds a model, and the same of each part that is kept nowhere else; the files' names."""
-    parts: Mapping[str, Part] = getattr(model, "handed_parts", {})
-    about: dict[str, Any] = {"family": family, "config": dict(config)}
-    if parts:
-        # Without the path: where a stage's checkpoint lay is no part of what this one holds.
-        about["parts"] = {
-            slot: asdict(replace(part.origin, path="")) for slot, part in parts.items()
-        }
-    tensors.write_weights(folder / WEIGHTS, model)
-    atomic.write_json(folder / CONFIG, about)
-    files = [WEIGHTS, CONFIG]
-    if tokenizer is not None:
-        tokenizer.save(folder / TOKENIZER)
-        files.append(TOKENIZER)
-    for slot, part in parts.items():
-        if part.origin.kind in _KEPT_INSIDE:
-            files += _write_part(folder, slot, part)
-    return files
-
-
-def _write_part(folder: Path, slot: str, part: Part) -> list[str]:
-    inside = folder / PARTS / slot
-    inside.mkdir(parents=True)
-    module: Any = part.module
-    name = next(name for name, made in MODELS.items() if type(module) is made)
-    written = _write_model(inside, module, name, module.config.to_dict(), part.tokenizer)
-    return [f"{PARTS}/{slot}/{file}" for file in written]
-
-
 def _describe(path: Path) -> Checkpoint:
     content, digest = marker.read(path)
     return Checkpoint(
@@ -259,8 +203,7 @@ def _describe(path: Path) -> Checkpoint:
     )
 
 
-def _put(building: Path, target: Path) -> None:
-    building.chmod(_folder_mode())
+def _place(building: Path, target: Path) -> None:
     if target.exists():
         _retire(target)
     building.replace(target)
@@ -299,7 +242,7 @@ def _unbuildable(path: Path, error: Exception) -> CheckpointDamaged:
 
 
 def _read_part(path: Path, slot: str, origin: PartOrigin) -> Part:
-    if origin.kind not in _KEPT_INSIDE:
+    if origin.kind not in KEPT_INSIDE:
         return find_part(slot, origin, fetch=False)
     inside = path / PARTS / slot
     tokenizer = Tokenizer.load(inside / TOKENIZER) if (inside / TOKENIZER).exists() else None
@@ -316,10 +259,3 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _warn(error: CheckpointDamaged) -> None:
     logging.getLogger(__name__).warning("passed over: %s", error)
-
-
-def _folder_mode() -> int:
-    # mkdtemp makes private folders; a checkpoint is as readable as the umask says.
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o777 & ~umask

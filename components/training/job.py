@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW
 
 from components.abilities import Indexes, Learns
 from components.catalog import MODELS
@@ -29,11 +28,13 @@ from components.models.parts import Origin, Part
 from components.records import BatchSpec, Checkpoint, Row, Shards
 from components.training import checkpoint, progress
 from components.training.building import build, find_part, random_part, starts
+from components.training.distillation import taught
 from components.training.folder import JobChanged, claim, held, pin, pinned
 from components.training.loop import LossOf, OnStep, Stop, fit
-from components.training.optimiser import adamw
 from components.training.parallel import shared
 from components.training.plan import TrainingPlan
+from components.training.state import State, begin
+from components.training.teaching import Distillation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class TrainingJob:
     """The split it learns from, images and tokenizer both."""
     parts: Mapping[str, Origin] = field(default_factory=dict)
     """What its slots are handed."""
+    distillation: Distillation | None = None
+    """The teacher it learns from beside its data, and how."""
 
     def __post_init__(self) -> None:
         # A worker has another working directory, and JSON no tuples.
@@ -97,13 +100,17 @@ class TrainingJob:
             "folder": str(self.folder),
             "split": self.split,
             **({"parts": parts} if parts else {}),
+            **({"distillation": self.distillation.to_dict()} if self.distillation else {}),
         }
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> TrainingJob:
         """The job that `to_dict` gave. Raises `ConfigError` for a plan that cannot work."""
         parts = {slot: Origin(**origin) for slot, origin in saved.get("parts", {}).items()}
-        return cls(**{**saved, "plan": TrainingPlan.from_dict(saved["plan"]), "parts": parts})
+        made = {"plan": TrainingPlan.from_dict(saved["plan"]), "parts": parts}
+        if "distillation" in saved:
+            made["distillation"] = Distillation.from_dict(saved["distillation"])
+        return cls(**{**saved, **made})
 
     @classmethod
     def read(cls, path: Path) -> TrainingJob:
@@ -137,7 +144,7 @@ def run_job(
             claim(job.folder, job.to_dict(), begun=resumed is not None)
         if resumed and resumed.step == job.steps:
             return resumed
-        made = _make(job, resumed, _device(job.plan, device), writes=rank == 0)
+        made = _make(job, resumed, _device(job.plan, device), rank, world)
         if job.learns:
             _train(job, made, rank, world, on_step, stop)
         elif rank == 0:
@@ -154,32 +161,39 @@ class _Made:
     shards: Shards
     tokenizer: Tokenizer
     model: nn.Module
-    optimiser: AdamW | None
+    batches: Batches | None
+    state: State | None
     start_step: int
     device: torch.device
 
 
 def _make(
-    job: TrainingJob, resumed: Checkpoint | None, device: torch.device, *, writes: bool
+    job: TrainingJob, resumed: Checkpoint | None, device: torch.device, rank: int, world: int
 ) -> _Made:
     shards = open_shards(job.shards)
     _check_same_shards(job, resumed, shards)
     family = MODELS[job.family]
     rows = [row for row in read_manifest(shards) if row.sample.split == job.split]
-    parts, tokenizer = _parts(job, rows, resumed, writes=writes)
+    parts, tokenizer = _parts(job, rows, resumed, writes=rank == 0)
     config = family.Config(**job.config).fitted(rows, tokenizer)
     torch.manual_seed(job.plan.seed)
     model: Any = build(job.family, config, parts)
     if resumed is None and job.learns:
         model.initialise(parts) if starts(family) else model.initialise()
     model.to(device)
-    optimiser = adamw(model, job.plan) if job.learns else None
-    start_step = checkpoint.restore(resumed.path, model, optimiser) if resumed else 0
+    batches = _batches(job, model, shards, tokenizer, rank, world) if job.learns else None
+    learner = model
+    if job.distillation is not None and batches is not None:
+        probe = batches.batch(0).to(device)
+        learner = taught(model, tokenizer, job.distillation, probe, fresh=resumed is None)
+    state = begin(learner, job.plan, model) if job.learns else None
+    start_step = checkpoint.restore(resumed.path, state) if resumed and state else 0
     return _Made(
         shards=shards,
         tokenizer=tokenizer,
         model=model,
-        optimiser=optimiser,
+        batches=batches,
+        state=state,
         start_step=start_step,
         device=device,
     )
@@ -218,6 +232,15 @@ def _parts(
     return found | invented, tokenizer
 
 
+def _batches(
+    job: TrainingJob, model: Any, shards: Shards, tokenizer: Tokenizer, rank: int, world: int
+) -> Batches:
+    spec: BatchSpec = model.batch_spec()
+    images = load_split(shards, job.split, spec.image_px)
+    plan = job.plan
+    return Batches(images, spec, tokenizer, plan.batch_size, plan.seed, rank=rank, world=world)
+
+
 def _index(job: TrainingJob, made: _Made) -> None:
     """What stands in for training where nothing is trained: one pass over the pairs, if the family keeps any."""
     if isinstance(made.model, Indexes):
@@ -234,12 +257,8 @@ def _train(
     on_step: OnStep,
     stop: Stop,
 ) -> None:
-    spec: BatchSpec = made.model.batch_spec()  # type: ignore[operator]
-    images = load_split(made.shards, job.split, spec.image_px)
-    plan = job.plan
-    batches = Batches(
-        images, spec, made.tokenizer, plan.batch_size, plan.seed, rank=rank, world=world
-    )
+    plan, state, batches = job.plan, made.state, made.batches
+    assert state is not None and batches is not None, "it learns"
     if rank == 0:
         progress.drop_beyond(job.progress, made.start_step)
         checkpoint.sweep(job.checkpoints)
@@ -252,11 +271,10 @@ def _train(
         _save(job, made, step)
 
     fit(
-        made.model,
+        state,
         batches,
         plan,
-        optimiser=made.optimiser,
-        loss=shared(LossOf(made.model), plan, world),
+        loss=shared(LossOf(state.learner), plan, world),
         start_step=made.start_step,
         rank=rank,
         device=made.device,
@@ -270,7 +288,8 @@ def _save(job: TrainingJob, made: _Made, step: int) -> None:
     checkpoint.save(
         job.checkpoints,
         made.model,
-        made.optimiser,
+        made.state.kept() if made.state else None,
+        weights=made.state.weights() if made.state else None,
         tokenizer=made.tokenizer,
         origin=checkpoint.Origin(
             family=job.family,

@@ -16,11 +16,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from components.records import Batch, Loss
 from components.training.optimiser import set_lr
 from components.training.plan import TrainingPlan
+from components.training.state import State
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 OnCheckpoint = Callable[[int], None]
@@ -75,11 +76,10 @@ class LossOf(nn.Module):
 
 
 def fit(
-    model: nn.Module,
+    state: State,
     batches: Batches,
     plan: TrainingPlan,
     *,
-    optimiser: AdamW,
     loss: Callable[[Batch], Loss] | None = None,
     start_step: int = 0,
     rank: int = 0,
@@ -88,9 +88,9 @@ def fit(
     on_checkpoint: OnCheckpoint = lambda step: None,
     stop: Stop = lambda step: False,
 ) -> None:
-    """Train `model` in place from `start_step` finished steps to `plan.steps`.
+    """Train `state` in place from `start_step` finished steps to `plan.steps`.
 
-    loss: what to call for the loss; `LossOf(model)` unless it is wrapped for several workers.
+    loss: what to call for the loss; `LossOf(state.learner)` unless it is wrapped for several workers.
     on_step: called with the number of finished steps and their last values, every `report_every` steps and at the
         end: `loss`, `loss/<part>`, `lr`, `grad_norm` (before clipping), `samples_per_s`, `cpu_s` (this process's, since the
         last report), `memory_mb` (peak).
@@ -101,13 +101,13 @@ def fit(
     Raises `LossNotFinite` before a bad gradient reaches a weight, and `Interrupted` where `stop` says so, after a report
     and a checkpoint of that step.
     """
-    loss = loss or LossOf(model)
-    model.train()
+    loss = loss or LossOf(state.learner)
+    state.learner.train()
     meter = _Meter(plan.batch_size)
     for step in range(start_step, plan.steps):
         torch.manual_seed(step_seed(plan.seed, step, rank))
-        values = _learn(loss, batches.batch(step).to(device), optimiser, plan, step)
-        model.after_step()  # type: ignore[operator]
+        values = _learn(loss, batches.batch(step).to(device), state.optimiser, plan, step)
+        state.learner.after_step()  # type: ignore[operator]
         done = step + 1
         meter.count()
         last = done == plan.steps
@@ -127,7 +127,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def _learn(
-    loss: Callable[[Batch], Loss], batch: Batch, optimiser: AdamW, plan: TrainingPlan, step: int
+    loss: Callable[[Batch], Loss], batch: Batch, optimiser: Optimizer, plan: TrainingPlan, step: int
 ) -> dict[str, Tensor | float]:
     device = batch.tokens_BT.device.type
     optimiser.zero_grad(set_to_none=True)
@@ -145,7 +145,7 @@ def _learn(
     return {**values, "lr": lr, "grad_norm": norm}
 
 
-def _clip(optimiser: AdamW, limit: float) -> Tensor:
+def _clip(optimiser: Optimizer, limit: float) -> Tensor:
     """Scale all gradients down to a global norm of `limit` (0: leave them); the norm before that."""
     parameters = [value for group in optimiser.param_groups for value in group["params"]]
     return nn.utils.clip_grad_norm_(parameters, limit or math.inf)

@@ -11,7 +11,9 @@ from components.config import ConfigError
 from components.data.text import SMALLEST_VOCAB
 
 Schedule = Literal["cosine", "linear", "constant"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+OptimiserName = Literal["adamw", "lamb", "sgd"]
+OnNan = Literal["stop", "rewind"]
 Parallel = Literal["ddp", "fsdp"]
 
 
@@ -34,9 +36,17 @@ class TrainingPlan:
     weight_decay: float = 0.1
     """Decoupled decay, on the groups that ask for it."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's decay rates of the first and second moment, each in [0, 1)."""
+    """Decay rates of the first and second moment of adamw and lamb, each in [0, 1)."""
     eps: float = 1e-6
-    """AdamW's denominator floor, above 0."""
+    """Denominator floor of adamw and lamb, above 0."""
+    optimiser: OptimiserName = "adamw"
+    """`lamb` for very large batches; `sgd` with `momentum`, VirTex's with `lookahead` 5."""
+    momentum: float = 0.9
+    """Of sgd, in [0, 1)."""
+    lookahead: int = 0
+    """Steps between those of Lookahead's slow weights; 0 has none."""
+    ema: float = 0.0
+    """Decay of the weights' moving average, in [0, 1), which is then what a checkpoint is evaluated by; 0 has none."""
     warmup_steps: int = 20
     """Steps over which the rate rises from 0 to its peak; below `steps`."""
     schedule: Schedule = "cosine"
@@ -50,7 +60,17 @@ class TrainingPlan:
     report_every: int = 10
     """Steps between lines of progress; the last step always makes one."""
     precision: Precision = "fp32"
-    """`bf16` runs the forward pass under autocast; weights and optimiser stay in fp32."""
+    """`bf16` and `fp16` run the forward pass under autocast; weights and optimiser stay in fp32. fp16 scales its loss."""
+    accumulate: int = 1
+    """Parts that each worker cuts its share of a batch into, one after the other; each holds less in memory."""
+    activation_checkpointing: bool = False
+    """Repeated blocks are computed again in the backward pass in place of being kept: less memory, a third more work."""
+    compile: bool = False
+    """Repeated blocks go through torch.compile; a minute or so before the first step."""
+    deterministic: bool = True
+    """Only algorithms that give the same bits each time, where there is a choice."""
+    on_nan: OnNan = "stop"
+    """At a loss that is not finite: end, or go back to the last finite checkpoint and pass over that batch."""
     workers: int = 1
     """Processes that share each batch; more than 1 needs the launcher `local` or `jobs`."""
     min_workers: int = 0
@@ -73,11 +93,13 @@ class TrainingPlan:
     PLACEMENT: ClassVar[frozenset[str]] = frozenset(
         {"workers", "min_workers", "parallel", "gpus_per_worker", "cpus_per_worker", "threads"}
         | {"max_failures", "hang_s"}
+        | {"accumulate", "activation_checkpointing", "compile", "deterministic", "on_nan"}
         | {"checkpoint_every", "report_every"}
     )
     """Where and how it runs and what is told of it: a run may go on with other values of these.
 
-    Dropout is drawn for each worker, so with it another number of workers is another draw of the same training.
+    Dropout is drawn for each worker and micro-batch, so with it another number of these is another draw of the same
+    training.
     """
 
     def __post_init__(self) -> None:
@@ -89,6 +111,12 @@ class TrainingPlan:
         self._check_choice("schedule", get_args(Schedule))
         self._check_choice("precision", get_args(Precision))
         self._check_choice("parallel", get_args(Parallel))
+        self._check_choice("optimiser", get_args(OptimiserName))
+        self._check_choice("on_nan", get_args(OnNan))
+        for name in ("activation_checkpointing", "compile", "deterministic"):
+            self._check_yes_or_no(name)
+        for name in ("momentum", "ema"):
+            self._check_below_one(name)
         self._check_betas()
         self._check_warmup()
         self._check_batch()
@@ -129,6 +157,14 @@ class TrainingPlan:
         if getattr(self, name) not in known:
             raise ConfigError(f'{name}="{getattr(self, name)}" is none of {", ".join(known)}.')
 
+    def _check_yes_or_no(self, name: str) -> None:
+        if not isinstance(getattr(self, name), bool):
+            raise ConfigError(f"{name}={getattr(self, name)!r} is neither true nor false.")
+
+    def _check_below_one(self, name: str) -> None:
+        if not getattr(self, name) < 1:
+            raise ConfigError(f"{name}={getattr(self, name)!r} cannot work; it takes [0, 1).")
+
     def _check_betas(self) -> None:
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(
@@ -143,11 +179,13 @@ class TrainingPlan:
             )
 
     def _check_batch(self) -> None:
-        if self.batch_size % self.workers:
-            below = self.batch_size // self.workers * self.workers
+        parts = self.workers * self.accumulate
+        if self.batch_size % parts:
+            below = self.batch_size // parts * parts
+            cut = f" x accumulate={self.accumulate}" if self.accumulate > 1 else ""
             raise ConfigError(
-                f"batch_size={self.batch_size} is not a multiple of workers={self.workers}; "
-                f"{below or self.workers * 2} or {below + self.workers} would be."
+                f"batch_size={self.batch_size} is not a multiple of workers={self.workers}{cut}; "
+                f"{below or parts * 2} or {below + parts} would be."
             )
         if self.batch_size < 2 * self.workers:
             raise ConfigError(
@@ -184,6 +222,8 @@ _WHOLE = {
     "threads": 1,
     "max_failures": 0,
     "hang_s": 1,
+    "accumulate": 1,
+    "lookahead": 0,
     "vocab_size": SMALLEST_VOCAB,
 }
 """Whole numbers and the least each may be."""
@@ -193,6 +233,8 @@ _REAL = {
     "weight_decay": True,
     "eps": False,
     "clip_norm": True,
+    "momentum": True,
+    "ema": True,
     "gpus_per_worker": True,
     "cpus_per_worker": False,
 }

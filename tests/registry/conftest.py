@@ -13,8 +13,6 @@ from components.catalog import FAMILIES
 from components.data.text import Tokenizer
 from components.records import Checkpoint, Report
 from components.training.checkpoint import Origin, save
-from components.training.optimiser import adamw
-from components.training.plan import TrainingPlan
 from registry.gates import Rule, judge
 from registry.ledger.entries import VerdictEntry
 from registry.ledger.store import Ledger
@@ -120,7 +118,6 @@ def make_checkpoint(tmp_path: Path, tiny_tokenizer: Tokenizer) -> Callable[..., 
         return save(
             tmp_path / f"{family}-{seed}",
             model,
-            adamw(model, TrainingPlan(steps=2, warmup_steps=0)),
             tokenizer=tiny_tokenizer,
             origin=origin,
             step=2,

@@ -12,7 +12,7 @@ from components.models.magic import Magic, MagicConfig
 from components.models.parts import Part
 from components.training import checkpoint
 from components.training.building import build, random_part
-from components.training.optimiser import adamw
+from components.training.optimiser import optimiser_for
 from components.training.plan import TrainingPlan
 
 TOKENS = torch.tensor([[1, 30, 31, 32, 33]])
@@ -29,7 +29,7 @@ def _logits(lm: LanguageModel) -> torch.Tensor:
 
 
 def _learn(model: AdaptedLm, batch, steps: int = 5) -> None:
-    optimiser = adamw(model, TrainingPlan(lr=1e-2))
+    optimiser = optimiser_for(model, TrainingPlan(lr=1e-2))
     model.train()
     for _ in range(steps):
         optimiser.zero_grad()
@@ -91,8 +91,7 @@ def test_what_does_not_fit_the_part_is_refused(part: Part) -> None:
 
 
 def _saved(model, family: str, tokenizer, folder):
-    optimiser = adamw(model, TrainingPlan()) if family == "adapted_lm" else None
     origin = checkpoint.Origin(
         family=family, config=model.config.to_dict(), seed=0, shards_digest="made"
     )
-    return checkpoint.save(folder, model, optimiser, tokenizer=tokenizer, origin=origin, step=1)
+    return checkpoint.save(folder, model, tokenizer=tokenizer, origin=origin, step=1)

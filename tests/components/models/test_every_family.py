@@ -14,8 +14,6 @@ from components.records import Batch, BatchSpec
 from components.training import checkpoint
 from components.training.building import build as build_model
 from components.training.building import random_part, slots
-from components.training.optimiser import adamw
-from components.training.plan import TrainingPlan
 
 LEARNING = sorted(name for name, family in MODELS.items() if issubclass(family, Learns))
 NOTHING_DRAWN = {"adapted_lm"}
@@ -82,7 +80,6 @@ def test_a_checkpoint_read_back_is_the_same_model_bit_for_bit(
     saved = checkpoint.save(
         tmp_path,
         model,
-        adamw(model, TrainingPlan()),
         tokenizer=tiny_tokenizer,
         origin=checkpoint.Origin(family=name, config=config, seed=0, shards_digest="made"),
         step=3,

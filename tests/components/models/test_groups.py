@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from components.models.groups import by_shape
-from components.training.optimiser import adamw
+from components.training.optimiser import optimiser_for
 from components.training.plan import TrainingPlan
 
 
@@ -63,7 +63,7 @@ def test_one_step_without_gradients_shrinks_the_matrices_alone() -> None:
         if param.requires_grad:
             param.grad = torch.zeros_like(param)
     plan = TrainingPlan(lr=0.1, weight_decay=0.5, warmup_steps=0)
-    adamw(model, plan).step()
+    optimiser_for(model, plan).step()
     for name, param in model.named_parameters():
         shrunk = name in {"words.weight", "conv.weight", "places"}
         assert param.flatten()[0].item() == pytest.approx(0.95 if shrunk else 1.0), name

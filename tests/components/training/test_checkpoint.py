@@ -36,8 +36,8 @@ from components.training.checkpoint import (
 )
 from components.training.loop import fit
 from components.training.marker import MARKER
-from components.training.optimiser import adamw
 from components.training.plan import TrainingPlan
+from components.training.state import begin
 
 FILES = (WEIGHTS, CONFIG, TOKENIZER, STATE, STEP)
 PLAN = TrainingPlan(steps=2, batch_size=8, warmup_steps=0)
@@ -53,15 +53,15 @@ class Repeated:
 
 @pytest.fixture
 def trained(tiny_batch, tiny_tokenizer):
-    """A VirTex after two steps, its optimiser, and what `save` needs besides."""
+    """A VirTex after two steps, what its training goes on from, and what `save` needs besides."""
     torch.manual_seed(0)
     family = FAMILIES["virtex"]
     config = family.Config(vocab_size=tiny_tokenizer.vocab_size, **TINY)
     model = family(config)
-    optimiser = adamw(model, PLAN)
-    fit(model, Repeated(tiny_batch), PLAN, optimiser=optimiser)
+    state = begin(model, PLAN)
+    fit(state, Repeated(tiny_batch), PLAN)
     origin = Origin(family="virtex", config=config.to_dict(), seed=5, shards_digest="abc")
-    return model, optimiser, {"tokenizer": tiny_tokenizer, "origin": origin}
+    return model, state.kept(), {"tokenizer": tiny_tokenizer, "origin": origin}
 
 
 def reseal(path: Path) -> None:
@@ -72,8 +72,8 @@ def reseal(path: Path) -> None:
 
 
 def test_a_model_rebuilt_from_its_checkpoint_alone_is_the_same(trained, tmp_path, tiny_batch):
-    model, optimiser, rest = trained
-    made = save(tmp_path, model, optimiser, step=2, **rest)
+    model, state, rest = trained
+    made = save(tmp_path, model, state, step=2, **rest)
     rebuilt, tokenizer, read = load_model(made.path)
     assert read == made
     assert (read.family, read.step, read.seed, read.shards_digest) == ("virtex", 2, 5, "abc")
@@ -86,8 +86,8 @@ def test_a_model_rebuilt_from_its_checkpoint_alone_is_the_same(trained, tmp_path
 
 
 def test_loading_costs_the_caller_no_random_draw(trained, tmp_path):
-    model, optimiser, rest = trained
-    made = save(tmp_path, model, optimiser, step=2, **rest)
+    model, state, rest = trained
+    made = save(tmp_path, model, state, step=2, **rest)
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -96,18 +96,18 @@ def test_loading_costs_the_caller_no_random_draw(trained, tmp_path):
 
 
 def test_equal_trainings_make_equal_digests_at_different_times(trained, tmp_path):
-    model, optimiser, rest = trained
-    one = save(tmp_path / "one", model, optimiser, step=2, **rest)
-    other = save(tmp_path / "other", model, optimiser, step=2, **rest)
+    model, state, rest = trained
+    one = save(tmp_path / "one", model, state, step=2, **rest)
+    other = save(tmp_path / "other", model, state, step=2, **rest)
     assert one.digest == other.digest
     with torch.no_grad():
         model.projection.bias[0] += 1e-6
-    assert save(tmp_path / "third", model, optimiser, step=2, **rest).digest != one.digest
+    assert save(tmp_path / "third", model, state, step=2, **rest).digest != one.digest
 
 
 def test_there_is_no_pickle_in_a_checkpoint(trained, tmp_path):
-    model, optimiser, rest = trained
-    made = save(tmp_path, model, optimiser, step=2, **rest)
+    model, state, rest = trained
+    made = save(tmp_path, model, state, step=2, **rest)
     assert {file.name for file in made.path.iterdir()} == {*FILES, MARKER}
     assert {file.suffix for file in made.path.iterdir()} == {".json", ".safetensors"}
 
@@ -115,8 +115,8 @@ def test_there_is_no_pickle_in_a_checkpoint(trained, tmp_path):
 @pytest.mark.parametrize("name", [*FILES, MARKER])
 @pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
 def test_one_flipped_bit_in_any_file_is_refused_by_the_files_name(trained, tmp_path, name, where):
-    model, optimiser, rest = trained
-    made = save(tmp_path, model, optimiser, step=2, **rest)
+    model, state, rest = trained
+    made = save(tmp_path, model, state, step=2, **rest)
     data = bytearray((made.path / name).read_bytes())
     data[int(where * (len(data) - 1))] ^= 1
     (made.path / name).write_bytes(data)
@@ -126,8 +126,8 @@ def test_one_flipped_bit_in_any_file_is_refused_by_the_files_name(trained, tmp_p
 
 
 def test_every_single_bit_of_the_marker_matters(trained, tmp_path):
-    model, optimiser, rest = trained
-    made = save(tmp_path, model, optimiser, step=2, **rest)
+    model, state, rest = trained
+    made = save(tmp_path, model, state, step=2, **rest)
     file = made.path / MARKER
     sound = file.read_bytes()
     for place_ in range(len(sound)):
@@ -140,8 +140,8 @@ def test_every_single_bit_of_the_marker_matters(trained, tmp_path):
 
 @pytest.mark.parametrize("name", [*FILES, MARKER])
 def test_a_missing_or_short_file_is_refused_by_its_name(trained, tmp_path, name):
-    model, optimiser, rest = trained
-    made = save(tmp_path, model, optimiser, step=2, **rest)
+    model, state, rest = trained
+    made = save(tmp_path, model, state, step=2, **rest)
     whole = (made.path / name).read_bytes()
     (made.path / name).write_bytes(whole[:-1])
     with pytest.raises(CheckpointDamaged, match=name):
@@ -205,8 +205,8 @@ def alter_weights(change):
     ],
 )
 def test_a_well_sealed_checkpoint_of_something_else_is_refused(trained, tmp_path, alter, said):
-    model, optimiser, rest = trained
-    made = save(tmp_path, model, optimiser, step=2, **rest)
+    model, state, rest = trained
+    made = save(tmp_path, model, state, step=2, **rest)
     alter(made.path)
     reseal(made.path)
     with pytest.raises(CheckpointDamaged) as refused:
@@ -215,8 +215,8 @@ def test_a_well_sealed_checkpoint_of_something_else_is_refused(trained, tmp_path
 
 
 def test_optimiser_state_of_another_shape_or_model_is_refused(trained, tmp_path):
-    model, optimiser, rest = trained
-    made = save(tmp_path, model, optimiser, step=2, **rest)
+    model, state, rest = trained
+    made = save(tmp_path, model, state, step=2, **rest)
     sound = load_file(made.path / "state.safetensors")
     name = "projection.bias/exp_avg"
     for wrong, said in (
@@ -226,13 +226,13 @@ def test_optimiser_state_of_another_shape_or_model_is_refused(trained, tmp_path)
     ):
         save_file(wrong, made.path / "state.safetensors")
         with pytest.raises(CheckpointDamaged, match=said):
-            restore(made.path, model, optimiser)
+            restore(made.path, begin(model, PLAN))
 
 
 def test_the_newest_good_one_is_found_and_the_damaged_ones_are_named(trained, tmp_path):
-    model, optimiser, rest = trained
+    model, state, rest = trained
     assert latest(tmp_path) is None
-    made = [save(tmp_path, model, optimiser, step=step, **rest) for step in (1, 2, 3)]
+    made = [save(tmp_path, model, state, step=step, **rest) for step in (1, 2, 3)]
     (made[2].path / MARKER).unlink()
     (made[1].path / "weights.safetensors").write_bytes(b"")
     told: list[str] = []
@@ -242,17 +242,17 @@ def test_the_newest_good_one_is_found_and_the_damaged_ones_are_named(trained, tm
 
 
 def test_a_damaged_checkpoint_is_replaced_by_saving_its_step_again(trained, tmp_path):
-    model, optimiser, rest = trained
-    made = save(tmp_path, model, optimiser, step=3, **rest)
+    model, state, rest = trained
+    made = save(tmp_path, model, state, step=3, **rest)
     (made.path / MARKER).unlink()
-    assert save(tmp_path, model, optimiser, step=3, **rest) == made == latest(tmp_path)
+    assert save(tmp_path, model, state, step=3, **rest) == made == latest(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == [made.path.name]
 
 
 def test_sweeping_keeps_the_last_two_and_removes_what_a_crash_left(trained, tmp_path):
-    model, optimiser, rest = trained
+    model, state, rest = trained
     for step in (1, 2, 10):
-        save(tmp_path, model, optimiser, step=step, **rest)
+        save(tmp_path, model, state, step=step, **rest)
     for left in (".saving-x", ".retired-y"):
         (tmp_path / left).mkdir()
         (tmp_path / left / "weights.safetensors").write_bytes(b"half")
@@ -262,8 +262,8 @@ def test_sweeping_keeps_the_last_two_and_removes_what_a_crash_left(trained, tmp_
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_new(trained, tmp_path):
-    model, optimiser, rest = trained
-    good = save(tmp_path, model, optimiser, step=1, **rest)
+    model, state, rest = trained
+    good = save(tmp_path, model, state, step=1, **rest)
     limit = (good.path / "weights.safetensors").stat().st_size // 2
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
@@ -271,7 +271,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_new(trained, tmp_path
     )  # Python turns the signal into an error
     try:
         with pytest.raises(OSError, match=r"cannot be written.*bytes"):
-            save(tmp_path, model, optimiser, step=2, **rest)
+            save(tmp_path, model, state, step=2, **rest)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert latest(tmp_path) == good
@@ -283,14 +283,14 @@ import resource, signal, sys
 from pathlib import Path
 from components.training import checkpoint
 from components.training.checkpoint import Origin
-from components.training.optimiser import adamw
 from components.training.plan import TrainingPlan
-from components.training.tensors import read_state
+from components.training.state import begin
 
 path, limits = Path(sys.argv[1]), [int(limit) for limit in sys.argv[2].split(",")]
 model, tokenizer, saved = checkpoint.load_model(path)
-optimiser = adamw(model, TrainingPlan())
-read_state(path / "state.safetensors", model, optimiser)
+training = begin(model, TrainingPlan())
+checkpoint.restore(path, training)
+state = training.kept()
 origin = Origin(family=saved.family, config=model.config.to_dict(), seed=1, shards_digest="abc")
 import os
 for limit in limits:
@@ -300,7 +300,7 @@ for limit in limits:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        checkpoint.save(path.parent, model, optimiser, tokenizer=tokenizer, origin=origin, step=9)
+        checkpoint.save(path.parent, model, state, tokenizer=tokenizer, origin=origin, step=9)
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     print(checkpoint.latest(path.parent).step, flush=True)
@@ -309,8 +309,8 @@ for limit in limits:
 
 @pytest.mark.faults
 def test_a_process_killed_at_any_tenth_of_the_bytes_leaves_the_checkpoint_before(trained, tmp_path):
-    model, optimiser, rest = trained
-    good = save(tmp_path, model, optimiser, step=1, **rest)
+    model, state, rest = trained
+    good = save(tmp_path, model, state, step=1, **rest)
     largest = max(file.stat().st_size for file in good.path.iterdir())
     limits = [largest * tenth // 10 for tenth in range(10)] + [2 * largest]
     output = subprocess.run(
@@ -327,15 +327,15 @@ def test_a_process_killed_at_any_tenth_of_the_bytes_leaves_the_checkpoint_before
 @pytest.mark.faults
 @pytest.mark.parametrize("point", ["checkpoint_unmarked", "checkpoint_unplaced"])
 def test_a_process_killed_around_the_marker_leaves_the_checkpoint_before(trained, tmp_path, point):
-    model, optimiser, rest = trained
-    good = save(tmp_path, model, optimiser, step=1, **rest)
+    model, state, rest = trained
+    good = save(tmp_path, model, state, step=1, **rest)
     child = os.fork()
     if child == 0:
         os.environ["DIPTYCH_FAIL"] = point
-        save(tmp_path, model, optimiser, step=2, **rest)
+        save(tmp_path, model, state, step=2, **rest)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert latest(tmp_path) == good
-    save(tmp_path, model, optimiser, step=2, **rest)
+    save(tmp_path, model, state, step=2, **rest)
     sweep(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2

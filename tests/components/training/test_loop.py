@@ -14,8 +14,8 @@ from components.data.batches import Batches, load_split
 from components.records import Batch, Loss
 from components.training import tensors
 from components.training.loop import Interrupted, LossNotFinite, fit, step_seed
-from components.training.optimiser import adamw
 from components.training.plan import TrainingPlan
+from components.training.state import begin
 
 LEARNING = sorted(name for name, family in MODELS.items() if issubclass(family, Learns))
 
@@ -70,10 +70,9 @@ def test_reports_and_checkpoints_come_when_the_plan_says_and_at_the_end():
     heard: list[tuple[str, int]] = []
     model = Line()
     fit(
-        model,
+        begin(model, PLAN),
         Numbers(),
         PLAN,
-        optimiser=adamw(model, PLAN),
         on_step=lambda step, values: heard.append(("report", step)),
         on_checkpoint=lambda step: heard.append(("checkpoint", step)),
     )
@@ -88,10 +87,9 @@ def test_a_report_names_loss_parts_rate_norm_speed_and_memory():
     reports = []
     model = Line()
     fit(
-        model,
+        begin(model, PLAN),
         Numbers(),
         PLAN,
-        optimiser=adamw(model, PLAN),
         on_step=lambda *report: reports.append(report),
     )
     _, values = reports[0]
@@ -116,10 +114,9 @@ def test_gradients_are_clipped_to_the_norm_and_reported_before():
             TrainingPlan(steps=1, batch_size=2, warmup_steps=0, clip_norm=limit),
         )
         fit(
-            model,
+            begin(model, plan),
             Numbers(),
             plan,
-            optimiser=adamw(model, plan),
             on_step=lambda step, values: seen.append(values["grad_norm"]),
         )
     clipped, before, left_alone, same = seen
@@ -132,7 +129,7 @@ def test_gradients_are_clipped_to_the_norm_and_reported_before():
 def test_a_value_that_is_not_finite_stops_before_it_reaches_a_weight(only_gradient):
     stopped, sound = Line(nan_from=6, only_gradient=only_gradient), Line()
     with pytest.raises(LossNotFinite) as error:
-        fit(stopped, Numbers(), PLAN, optimiser=adamw(stopped, PLAN))
+        fit(begin(stopped, PLAN), Numbers(), PLAN)
     assert error.value.step == 6
     assert {"loss", "loss/error", "grad_norm"} <= error.value.parts.keys()
     assert math.isfinite(error.value.parts["loss"]) == only_gradient
@@ -143,7 +140,7 @@ def test_a_value_that_is_not_finite_stops_before_it_reaches_a_weight(only_gradie
 
     plan = TrainingPlan(**{**PLAN.to_dict(), "report_every": 6})
     with pytest.raises(StopIteration):
-        fit(sound, Numbers(), plan, optimiser=adamw(sound, plan), on_step=stop)
+        fit(begin(sound, plan), Numbers(), plan, on_step=stop)
     assert torch.equal(stopped.weight, sound.weight), "the six good steps and nothing else"
 
 
@@ -158,10 +155,9 @@ def test_a_training_that_is_asked_to_stop_leaves_a_report_and_a_checkpoint_of_th
 
     with pytest.raises(Interrupted, match="step 5") as stopped:
         fit(
-            model,
+            begin(model, PLAN),
             Numbers(),
             PLAN,
-            optimiser=adamw(model, PLAN),
             on_step=lambda step, values: heard.append(("report", step)),
             on_checkpoint=lambda step: heard.append(("checkpoint", step)),
             stop=stop,
@@ -173,7 +169,7 @@ def test_a_training_that_is_asked_to_stop_leaves_a_report_and_a_checkpoint_of_th
 
 def test_a_finished_training_is_not_asked_whether_to_stop():
     model, plan = Line(), TrainingPlan(steps=1, batch_size=2, warmup_steps=0)
-    fit(model, Numbers(), plan, optimiser=adamw(model, plan), stop=lambda step: True)
+    fit(begin(model, plan), Numbers(), plan, stop=lambda step: True)
     assert model.clamps == 1
 
 
@@ -182,6 +178,16 @@ def test_what_a_step_draws_depends_on_seed_step_and_rank_alone():
     assert len(set(seeds)) == 4
     assert step_seed(0, 1, 0) == seeds[2]
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def batches_for(model, shards, tokenizer, plan) -> Batches:
+    images = load_split(shards, "train", model.batch_spec().image_px)
+    return Batches(images, model.batch_spec(), tokenizer, plan.batch_size, plan.seed)
+
+
+def put(state, folder) -> None:
+    tensors.write(folder / "weights", state.weights())
+    tensors.write(folder / "state", state.kept())
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -193,27 +199,15 @@ def test_a_training_that_stopped_and_went_on_equals_one_that_did_not(
         steps=6, batch_size=8, warmup_steps=1, checkpoint_every=3, precision=precision
     )
 
-    def start():
-        model = build_tiny(name)
-        return model, adamw(model, plan)
-
-    model, optimiser = start()
-    images = load_split(tiny_shards, "train", model.batch_spec().image_px)
-    batches = Batches(images, model.batch_spec(), tiny_tokenizer, plan.batch_size, plan.seed)
-
-    def keep(step: int) -> None:
-        if step == 3:
-            tensors.write_weights(tmp_path / "weights", model)
-            tensors.write_state(tmp_path / "state", model, optimiser)
-
-    fit(model, batches, plan, optimiser=optimiser, on_checkpoint=keep)
-    resumed, restored = start()
-    tensors.read_weights(tmp_path / "weights", resumed)
-    tensors.read_state(tmp_path / "state", resumed, restored)
+    state = begin(build_tiny(name), plan)
+    batches = batches_for(state.model, tiny_shards, tiny_tokenizer, plan)
+    fit(state, batches, plan, on_checkpoint=lambda step: step == 3 and put(state, tmp_path))
+    resumed = begin(build_tiny(name), plan)
+    resumed.read(tmp_path / "weights", tmp_path / "state")
     torch.randn(7)  # whatever was drawn in between must not matter
-    fit(resumed, batches, plan, optimiser=restored, start_step=3)
+    fit(resumed, batches, plan, start_step=3)
     for (key, one), other in zip(
-        model.state_dict().items(), resumed.state_dict().values(), strict=True
+        state.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other), key
 
@@ -223,17 +217,11 @@ def test_a_step_restored_without_its_optimiser_would_differ(
 ):
     # The control of the test above: it is not equal by having nothing to remember.
     plan = TrainingPlan(steps=4, batch_size=8, warmup_steps=1)
-    model = build_tiny("virtex")
-    images = load_split(tiny_shards, "train", model.batch_spec().image_px)
-    batches = Batches(images, model.batch_spec(), tiny_tokenizer, plan.batch_size, plan.seed)
-    fit(
-        model,
-        batches,
-        TrainingPlan(**{**plan.to_dict(), "checkpoint_every": 2}),
-        optimiser=adamw(model, plan),
-        on_checkpoint=lambda step: step == 2 and tensors.write_weights(tmp_path / "weights", model),
-    )
+    state = begin(build_tiny("virtex"), plan)
+    batches = batches_for(state.model, tiny_shards, tiny_tokenizer, plan)
+    halfway = TrainingPlan(**{**plan.to_dict(), "checkpoint_every": 2})
+    fit(state, batches, halfway, on_checkpoint=lambda step: step == 2 and put(state, tmp_path))
     forgetful = build_tiny("virtex")
     tensors.read_weights(tmp_path / "weights", forgetful)
-    fit(forgetful, batches, plan, optimiser=adamw(forgetful, plan), start_step=2)
-    assert not torch.equal(model.output.weight, forgetful.output.weight)
+    fit(begin(forgetful, plan), batches, plan, start_step=2)
+    assert not torch.equal(state.model.output.weight, forgetful.output.weight)

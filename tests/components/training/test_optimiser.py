@@ -10,7 +10,7 @@ from torch import nn
 
 from components.abilities import Learns
 from components.catalog import MODELS
-from components.training.optimiser import ParameterGroupsWrong, adamw, lr_at, set_lr
+from components.training.optimiser import ParameterGroupsWrong, lr_at, optimiser_for, set_lr
 from components.training.plan import TrainingPlan
 
 
@@ -55,14 +55,14 @@ def test_each_schedule_falls_as_it_says(schedule, half, last):
 
 def test_a_group_learns_at_its_own_scale():
     plan = TrainingPlan(lr=0.01, warmup_steps=0, schedule="constant")
-    optimiser = adamw(TwoGroups(), plan)
+    optimiser = optimiser_for(TwoGroups(), plan)
     assert set_lr(optimiser, 0, plan) == 0.01
     assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([0.01, 0.1])
 
 
 def test_only_the_groups_that_ask_for_it_decay():
     model = TwoGroups()
-    optimiser = adamw(model, TrainingPlan(lr=0.01, weight_decay=0.5, warmup_steps=0))
+    optimiser = optimiser_for(model, TrainingPlan(lr=0.01, weight_decay=0.5, warmup_steps=0))
     before = model.line.weight.detach().clone(), model.line.bias.detach().clone()
     for parameter in (model.line.weight, model.line.bias):
         parameter.grad = torch.zeros_like(parameter)
@@ -74,7 +74,7 @@ def test_only_the_groups_that_ask_for_it_decay():
 def test_a_step_is_adamw_worked_by_hand():
     model = TwoGroups()
     plan = TrainingPlan(lr=0.01, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6, warmup_steps=0)
-    optimiser = adamw(model, plan)
+    optimiser = optimiser_for(model, plan)
     start = model.line.weight.detach().clone()
     gradient = torch.randn_like(start)
     model.line.weight.grad = gradient.clone()
@@ -88,18 +88,18 @@ def test_a_trainable_parameter_left_out_is_named():
     model = TwoGroups()
     model.groups = model.groups[:1]
     with pytest.raises(ParameterGroupsWrong, match=r"line\.bias"):
-        adamw(model, TrainingPlan())
+        optimiser_for(model, TrainingPlan())
 
 
 def test_a_parameter_named_twice_or_frozen_is_refused():
     model = TwoGroups()
     model.groups = [*model.groups, model.groups[0]]
     with pytest.raises(ParameterGroupsWrong, match=r"line\.weight"):
-        adamw(model, TrainingPlan())
+        optimiser_for(model, TrainingPlan())
     model.groups = model.groups[:2]
     model.groups[0]["params"] = [model.line.weight, model.frozen.weight]
     with pytest.raises(ParameterGroupsWrong, match="1 frozen"):
-        adamw(model, TrainingPlan())
+        optimiser_for(model, TrainingPlan())
 
 
 @pytest.mark.parametrize(
@@ -107,5 +107,7 @@ def test_a_parameter_named_twice_or_frozen_is_refused():
 )
 def test_all_that_learns_names_each_trainable_parameter_once(name, build_tiny):
     model = build_tiny(name)
-    grouped = sum(len(group["params"]) for group in adamw(model, TrainingPlan()).param_groups)
+    grouped = sum(
+        len(group["params"]) for group in optimiser_for(model, TrainingPlan()).param_groups
+    )
     assert grouped == sum(parameter.requires_grad for parameter in model.parameters())
