@@ -1,0 +1,266 @@
+"""A student beside its teacher, as one thing that learns: the training loop knows neither.
+
+The student runs once a step; what it saw is compared with what its teacher saw of the same batch (`terms.py`). The teacher
+is no part of the learner's state: it is found again by its digest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.abilities import Contrasts, Distils, Embeds, LearnsFromFeatures, Views
+from components.config import ConfigError
+from components.data.text import Tokenizer
+from components.models.parts import Part
+from components.records import Batch, BatchSpec, Loss
+from components.training.checkpoint import load_part
+from components.training.inheritance import inherit
+from components.training.teaching import Distillation
+from components.training.terms import TERMS, Term
+
+
+class Distilled(nn.Module):
+    """Learns as its student does, and from what a teacher makes of the same batches."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        tokenizer: Tokenizer,
+        teacher: Part,
+        plan: Distillation,
+        probe: Batch,
+    ) -> None:
+        """tokenizer: the student's. probe: a batch, by which widths are known and a mistake is told before training.
+
+        Raises ConfigError where student or teacher lacks what a term compares, or they read with other tokenizers.
+        """
+        super().__init__()
+        self.student = student
+        self._plan = plan
+        self._terms = {name: TERMS[name] for name in plan.compared}
+        # Not registered: it is neither trained nor saved nor sent to other workers.
+        self._teacher = (Teacher(teacher, tokenizer, plan, next(student.parameters()).device),)
+        self.widening = nn.ModuleDict()
+        self.register_buffer("queue", None)
+        if self._terms:
+            _refuse(student, teacher, tokenizer, self._terms)
+            ours, theirs = self._probed(probe)
+            self._make_heads(ours, theirs)
+        self._waiting: Tensor | None = None
+
+    def batch_spec(self) -> BatchSpec:
+        spec: BatchSpec = self.student.batch_spec()
+        return spec
+
+    def loss(self, batch: Batch) -> Loss:
+        """The student's own loss and every term, weighted and summed; each term is a part, unweighted.
+
+        Without terms that count it is the student's loss, bit for bit.
+        """
+        student: Any = self.student
+        if not self._terms:
+            own: Loss = student.loss(batch)
+            return own if self._plan.task == 1 else Loss(self._plan.task * own.total, own.parts)
+        ours = self._seen(batch)
+        own = (
+            student.view_loss(ours, batch)
+            if isinstance(student, Distils)
+            else student.feature_loss(ours["image"], ours["text"], batch)
+        )
+        theirs = self._teacher[0].views(batch, ours, self._terms)
+        parts = self._compare(ours, theirs, batch)
+        weighted = [self._plan.compared[name] * part for name, part in parts.items()]
+        total = self._plan.task * own.total + torch.stack(weighted).sum()
+        shown = {name: part.detach() for name, part in parts.items()}
+        return Loss(total, {**own.parts, "task": own.total.detach(), **shown})
+
+    def param_groups(self) -> Sequence[Mapping[str, Any]]:
+        """The student's groups, and one of the matrices that widen its outputs."""
+        groups: list[Mapping[str, Any]] = list(self.student.param_groups())
+        if params := list(self.widening.parameters()):
+            groups.append(
+                {"name": "widening", "params": params, "lr_scale": 1.0, "weight_decay": True}
+            )
+        return groups
+
+    def after_step(self) -> None:
+        """The student's own, and the queue takes in the teacher's states of this step."""
+        self.student.after_step()
+        if self._waiting is not None:
+            new_ND = self._waiting[: len(self.queue)]
+            self.queue.copy_(torch.cat([new_ND, self.queue])[: len(self.queue)])
+            self._waiting = None
+
+    def _seen(self, batch: Batch) -> Views:
+        """What the student sees of a batch."""
+        student: Any = self.student
+        if isinstance(student, Distils):
+            return student.views(batch, _wanted(self._terms))
+        image_BD, text_BD = student.features(batch)
+        return {"image": image_BD, "text": text_BD, "scale": student.cosine_scale()}
+
+    def _compare(self, ours: Views, theirs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        if self.queue is not None:
+            theirs["queue"] = self.queue
+            self._waiting = theirs["hidden"][theirs["real"]]
+        parts = {}
+        for name, term in self._terms.items():
+            widened = {
+                view: self.widening[view](ours[view]) if view in self.widening else ours[view]
+                for view in term.widens
+            }
+            parts[name] = term.value({**ours, **widened}, theirs, self._plan, batch)
+        return parts
+
+    @torch.no_grad()
+    def _probed(self, probe: Batch) -> tuple[Views, Views]:
+        """What both see of a batch; the student in eval mode, as looking must not move its statistics."""
+        student: Any = self.student
+        with torch.random.fork_rng(devices=[]):
+            student.eval()
+            ours = self._seen(probe)
+            theirs = self._teacher[0].views(probe, ours, self._terms)
+            student.train()
+        return ours, theirs
+
+    def _make_heads(self, ours: Views, theirs: Views) -> None:
+        for name, term in self._terms.items():
+            _refuse_missing(name, term, ours, theirs)
+            for view in term.widens:
+                there, here = theirs[view].shape, ours[view].shape
+                if here[:-1] != there[:-1]:
+                    raise ConfigError(
+                        f"distill.terms.{name}: the student's {view} is {tuple(here)}, the teacher's {tuple(there)}; only "
+                        "the last width may differ. Give both as many, or leave the term out."
+                    )
+                if here[-1] != there[-1] and view not in self.widening:
+                    self.widening[view] = nn.Linear(here[-1], there[-1], bias=False)
+        self.widening.to(next(self.student.parameters()).device)
+        if "token_nce" in self._terms:
+            self.queue = theirs["hidden"].new_zeros(self._plan.queue, theirs["hidden"].shape[-1])
+
+
+def taught(
+    student: nn.Module, tokenizer: Tokenizer, plan: Distillation, probe: Batch, *, fresh: bool
+) -> Distilled:
+    """A student beside the teacher that its plan pins by digest.
+
+    fresh: training begins, so that weights are inherited now, if they are to be.
+    Raises as `checkpoint.load_part` for a teacher that is gone or another one, and ConfigError as `Distilled` and `inherit`.
+    """
+    teacher = load_part(Path(plan.teacher.path), plan.teacher)
+    _warn_of_size(student, teacher)
+    if plan.inherit and fresh:
+        if teacher.tokenizer is not None and teacher.tokenizer.digest != tokenizer.digest:
+            raise ConfigError(
+                f"distill.inherit: {teacher.origin.kind}:{teacher.origin.name} reads with another tokenizer, so its words "
+                "are not the student's; set inherit: false, or train both on one source with one vocab_size."
+            )
+        inherit(student, teacher.module)
+    return Distilled(student, tokenizer, teacher, plan, probe)
+
+
+class Teacher:
+    """A frozen model that reads a student's batches in its own way."""
+
+    def __init__(
+        self, part: Part, tokenizer: Tokenizer, plan: Distillation, device: torch.device
+    ) -> None:
+        """tokenizer: the student's, whose token ids come."""
+        self._model: Any = part.module.requires_grad_(False).eval().to(device)
+        self._plan = plan
+        self._spec: BatchSpec = self._model.batch_spec()
+        self._theirs, self._ours = part.tokenizer, tokenizer
+
+    @torch.no_grad()
+    def views(self, batch: Batch, ours: Views, terms: Mapping[str, Term]) -> dict[str, Tensor]:
+        """What it sees of a batch: by its embeddings where it embeds, else by a pass like the student's."""
+        batch = self._as_read_here(batch)
+        wanted = _wanted(terms)
+        if not isinstance(self._model, Embeds):
+            seen: dict[str, Tensor] = self._model.views(batch, wanted, ours)
+            if "context" in wanted:
+                seen |= self._model.context_views(batch, self._plan.shots)
+            return seen
+        seen = {
+            "image": self._model.embed_images(batch.pixels_BCHW, batch.keys_B),
+            "text": self._model.embed_texts(*self._texts(batch)),
+        }
+        if isinstance(self._model, Contrasts):
+            seen["scale"] = self._model.cosine_scale()
+        return seen
+
+    def _as_read_here(self, batch: Batch) -> Batch:
+        side_px = self._spec.image_px
+        if side_px in (0, batch.pixels_BCHW.shape[-1]):
+            return batch
+        resized = F.interpolate(
+            batch.pixels_BCHW.float(), size=(side_px, side_px), mode="bilinear", antialias=True
+        )
+        return replace(batch, pixels_BCHW=resized.round().clamp(0, 255).to(torch.uint8))
+
+    def _texts(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Tokens and lengths by its own tokenizer."""
+        longest = int(batch.lengths_B.max())
+        same = self._theirs is None or self._theirs.digest == self._ours.digest
+        if same and longest <= self._spec.max_tokens:
+            return batch.tokens_BT, batch.lengths_B
+        assert self._theirs is not None
+        texts = [self._ours.decode(row) for row in batch.tokens_BT.tolist()]
+        tokens_BT, lengths_B = self._theirs.encode(texts, self._spec.max_tokens)
+        return tokens_BT.to(batch.tokens_BT.device), lengths_B.to(batch.lengths_B.device)
+
+
+def _wanted(terms: Mapping[str, Term]) -> set[str]:
+    return {view for term in terms.values() for view in (*term.ours, *term.taught)}
+
+
+def _refuse(
+    student: nn.Module, teacher: Part, tokenizer: Tokenizer, terms: Mapping[str, Term]
+) -> None:
+    named = f"{teacher.origin.kind}:{teacher.origin.name}"
+    if not isinstance(student, Distils | LearnsFromFeatures):
+        raise ConfigError(
+            f"A {type(student).__name__} has no outputs that are compared with a teacher's; only `seq` teaches it."
+        )
+    if not isinstance(teacher.module, Distils | Embeds):
+        raise ConfigError(
+            f"The teacher {named} is a {type(teacher.module).__name__}, which shows no outputs to compare; it teaches by "
+            "the texts it writes: set distill.terms to {seq: 1.0}."
+        )
+    by_token = [name for name, term in terms.items() if term.by_token]
+    if by_token and teacher.tokenizer is not None and teacher.tokenizer.digest != tokenizer.digest:
+        raise ConfigError(
+            f"distill.terms.{by_token[0]} compares word by word, and the teacher {named} reads with another tokenizer "
+            f"({teacher.tokenizer.digest[:12]}, the student {tokenizer.digest[:12]}). Train both on one source with one "
+            "vocab_size, or let it teach by the texts it writes: seq."
+        )
+
+
+def _refuse_missing(name: str, term: Term, ours: Views, theirs: Views) -> None:
+    for whose, seen, needed in (("student", ours, term.ours), ("teacher", theirs, term.taught)):
+        if missing := [view for view in needed if view not in seen]:
+            raise ConfigError(
+                f"distill.terms.{name} compares {', '.join(missing)}, which this {whose} does not show; it shows "
+                f"{', '.join(sorted(seen))}."
+            )
+
+
+def _warn_of_size(student: nn.Module, teacher: Part) -> None:
+    ours, theirs = (
+        sum(value.numel() for value in model.parameters()) for model in (student, teacher.module)
+    )
+    if ours > theirs:
+        logging.getLogger(__name__).warning(
+            "The student has %.2f M parameters, its teacher %.2f M: it is made to be the smaller one.",
+            ours / 1e6,
+            theirs / 1e6,
+        )

@@ -1,0 +1,135 @@
+"""Terms of distillation by name: which views of student and teacher each compares, and by what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from components.abilities import Views
+from components.objectives import distillation as objective
+from components.records import Batch
+from components.table import Table
+
+if TYPE_CHECKING:
+    from components.training.teaching import Distillation
+
+Value = Callable[[Views, Views, "Distillation", Batch], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """How a term is had of what a student and its teacher saw of one batch."""
+
+    ours: tuple[str, ...]
+    """Views that the student must have."""
+    value: Value
+    theirs: tuple[str, ...] = ()
+    """Views that the teacher must have; the student's, where none are named."""
+    widens: tuple[str, ...] = ()
+    """Views that both have, and a learned matrix brings to the teacher's width where the student's
+    is another."""
+    by_token: bool = False
+    """Both must read with the same tokenizer."""
+
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """Views that the teacher must have."""
+        return self.theirs or self.ours
+
+
+def _affinity(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
+    return objective.affinity(
+        ours["image"], ours["text"], theirs["image"], theirs["text"],
+        ours["scale"], theirs.get("scale", plan.teacher_scale),
+    )  # fmt: skip
+
+
+def _icl(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
+    image_BD, text_BD = (
+        torch.nn.functional.normalize(ours[name], dim=-1) for name in ("image", "text")
+    )
+    return objective.icl(
+        image_BD, text_BD, theirs["image"], theirs["text"], ours["scale"], batch.groups_B,
+        how=plan.icl_scale,
+    )  # fmt: skip
+
+
+def _feature(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
+    both = [
+        objective.feature(ours[name], theirs[name], plan.distance) for name in ("image", "text")
+    ]
+    return torch.stack(both).mean()
+
+
+def _logit_kl(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
+    return objective.logit_kl(ours["logits"], theirs["logits"], plan.temperature)
+
+
+def _token_kl(
+    ours: Views, theirs: Views, plan: Distillation, batch: Batch, *, of: str = "tokens"
+) -> Tensor:
+    directions = [name for name in ours if name.startswith("tokens") and f"{name}_at" in ours]
+    found = []
+    for name in directions:
+        its = name.replace("tokens", of, 1)
+        if its not in theirs:
+            continue
+        student_NV, teacher_NV = objective.at_both(
+            ours[name], ours[f"{name}_at"], theirs[its], theirs[f"{its}_at"]
+        )
+        found.append(objective.logit_kl(student_NV, teacher_NV, plan.temperature))
+    return torch.stack(found).sum()
+
+
+def _attention(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
+    return objective.attention(ours["attention"], theirs["attention"], ours["real"])
+
+
+def _token_nce(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
+    real_BT = ours["real"]
+    return objective.token_nce(ours["hidden"][real_BT], theirs["hidden"][real_BT], theirs["queue"])
+
+
+def _squares(ours: Views, theirs: Views, plan: Distillation, batch: Batch, *, of: str) -> Tensor:
+    return objective.squares(ours[of], theirs[of])
+
+
+def _same_size(name: str, *, by_token: bool = False) -> Term:
+    return Term(ours=(name,), widens=(name,), value=partial(_squares, of=name), by_token=by_token)
+
+
+TERMS: Table[Term] = Table(
+    "term of distillation",
+    {
+        "affinity": Term(
+            ours=("image", "text", "scale"), theirs=("image", "text"), value=_affinity
+        ),
+        "attention": Term(ours=("attention", "real"), value=_attention, by_token=True),
+        "context": Term(
+            ours=("tokens",),
+            theirs=("context",),
+            value=partial(_token_kl, of="context"),
+            by_token=True,
+        ),
+        "feature": Term(ours=("image", "text"), widens=("image", "text"), value=_feature),
+        "gates": _same_size("gates", by_token=True),
+        "icl": Term(
+            ours=("image", "text", "scale"),
+            theirs=("image", "text"),
+            widens=("image", "text"),
+            value=_icl,
+        ),
+        "latents": _same_size("latents"),
+        "logit_kl": Term(ours=("logits",), value=_logit_kl),
+        "prefix": _same_size("prefix"),
+        "token_kl": Term(ours=("tokens",), value=_token_kl, by_token=True),
+        "token_nce": Term(
+            ours=("hidden", "real"), widens=("hidden",), value=_token_nce, by_token=True
+        ),
+    },
+)
