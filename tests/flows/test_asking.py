@@ -61,7 +61,7 @@ def home(registry, tmp_path):
 
 def saved(folder, family, model, tokenizer):
     origin = Origin(family=family, config=model.config.to_dict(), seed=0, shards_digest="made")
-    return save(folder, model, None, tokenizer=tokenizer, origin=origin, step=0)
+    return save(folder, model, tokenizer=tokenizer, origin=origin, step=0)
 
 
 @pytest.fixture(scope="module")
