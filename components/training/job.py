@@ -30,7 +30,8 @@ from components.training import checkpoint, progress
 from components.training.building import build, find_part, random_part, starts
 from components.training.distillation import taught
 from components.training.folder import JobChanged, claim, held, pin, pinned
-from components.training.loop import LossOf, OnStep, Stop, fit
+from components.training.gradients import LossOf
+from components.training.loop import OnStep, Stop, fit
 from components.training.parallel import shared
 from components.training.plan import TrainingPlan
 from components.training.state import State, begin

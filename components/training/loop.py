@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-import resource
-import sys
-import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from components.records import Batch, Loss
+from components.training.gradients import LossOf, gradients
 from components.training.optimiser import set_lr
 from components.training.plan import TrainingPlan
 from components.training.state import State
+from components.training.throughput import Meter
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 OnCheckpoint = Callable[[int], None]
@@ -62,25 +60,12 @@ class Batches(Protocol):
         """The batch of a step (from 0), a pure function of its number."""
 
 
-class LossOf(nn.Module):
-    """A model seen as a module whose forward is its loss, which is what DDP can wrap."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Loss:
-        """`model.loss(batch)`."""
-        made: Loss = self.model.loss(batch)  # type: ignore[operator]
-        return made
-
-
 def fit(
     state: State,
     batches: Batches,
     plan: TrainingPlan,
     *,
-    loss: Callable[[Batch], Loss] | None = None,
+    loss: Callable[..., Any] | None = None,
     start_step: int = 0,
     rank: int = 0,
     device: torch.device | str = "cpu",
@@ -92,8 +77,7 @@ def fit(
 
     loss: what to call for the loss; `LossOf(state.learner)` unless it is wrapped for several workers.
     on_step: called with the number of finished steps and their last values, every `report_every` steps and at the
-        end: `loss`, `loss/<part>`, `lr`, `grad_norm` (before clipping), `samples_per_s`, `cpu_s` (this process's, since the
-        last report), `memory_mb` (peak).
+        end: `loss`, `loss/<part>`, `lr`, `grad_norm` (before clipping; of no skipped step), and what `Meter.read` gives.
     on_checkpoint: called with the number of finished steps, after `on_step`, so that no checkpoint is ahead of the
         progress that was reported.
     stop: asked once after each step but the last, with the number of finished steps; all workers must answer alike.
@@ -103,13 +87,14 @@ def fit(
     """
     loss = loss or LossOf(state.learner)
     state.learner.train()
-    meter = _Meter(plan.batch_size)
+    meter = Meter(plan, torch.device(device))
     for step in range(start_step, plan.steps):
-        torch.manual_seed(step_seed(plan.seed, step, rank))
-        values = _learn(loss, batches.batch(step).to(device), state.optimiser, plan, step)
-        state.learner.after_step()  # type: ignore[operator]
+        batch = batches.batch(step)
+        with meter.counting():
+            found = _gradients(loss, batch.to(device), state, plan, step, rank)
+        values = _move(state, found, plan, step)
         done = step + 1
-        meter.count()
+        meter.count(batch, skipped="skipped" in values)
         last = done == plan.steps
         stopped = not last and stop(done)
         if done % plan.report_every == 0 or last or stopped:
@@ -120,61 +105,55 @@ def fit(
             raise Interrupted(done)
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of one step's dropout on one worker, in [0, 2**63); neighbours share nothing."""
-    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+def step_seed(seed: int, step: int, rank: int, part: int = 0) -> int:
+    """The seed of one step's dropout on one worker in one micro-batch, in [0, 2**63); neighbours share nothing."""
+    name = f"{seed}/{step}/{rank}/{part}" if part else f"{seed}/{step}/{rank}"
+    digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _learn(
-    loss: Callable[[Batch], Loss], batch: Batch, optimiser: Optimizer, plan: TrainingPlan, step: int
-) -> dict[str, Tensor | float]:
-    device = batch.tokens_BT.device.type
-    optimiser.zero_grad(set_to_none=True)
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=plan.precision == "bf16"):
-        found = loss(batch)
-    found.total.backward()  # type: ignore[no-untyped-call]
-    norm = _clip(optimiser, plan.clip_norm)
-    values: dict[str, Tensor | float] = {"loss": found.total.detach()}
-    values |= {f"loss/{name}": part.detach() for name, part in found.parts.items()}
-    # Looked at after backward: there gradients are averaged over the workers, so all of them stop at the same step.
-    if not torch.isfinite(found.total.detach() + norm):
-        raise LossNotFinite(step, _floats({**values, "grad_norm": norm}))
-    lr = set_lr(optimiser, step, plan)
-    optimiser.step()
+def _gradients(
+    loss: Callable[..., Any], batch: Batch, state: State, plan: TrainingPlan, step: int, rank: int
+) -> Loss:
+    def seeded(part: int) -> None:
+        torch.manual_seed(step_seed(plan.seed, step, rank, part))
+
+    state.optimiser.zero_grad(set_to_none=True)
+    return gradients(loss, batch, state, plan, seeded)
+
+
+def _move(state: State, found: Loss, plan: TrainingPlan, step: int) -> dict[str, Tensor | float]:
+    """The optimiser's step, and all that follows it; what is told of it."""
+    state.scaler.unscale_(state.optimiser)
+    norm = nn.utils.clip_grad_norm_(state.moved(), plan.clip_norm or math.inf)
+    values: dict[str, Tensor | float] = {"loss": found.total}
+    values |= {f"loss/{name}": part for name, part in found.parts.items()}
+    lr = set_lr(state.optimiser, step, plan)
+    # The one place where a step waits for the device. Looked at after backward: there gradients are averaged over the
+    # workers, so all of them stop, or skip, at the same step.
+    if not torch.isfinite(found.total + norm):
+        if not _too_large(state, found):
+            raise LossNotFinite(step, _floats({**values, "grad_norm": norm}))
+        state.scaler.update()
+        return {**values, "lr": lr, "skipped": 1.0}
+    state.optimiser.step()
+    state.scaler.update()
+    if state.lookahead:
+        state.lookahead.update(step + 1)
+    state.learner.after_step()  # type: ignore[operator]
+    if state.ema:
+        state.ema.update(step + 1)
     return {**values, "lr": lr, "grad_norm": norm}
 
 
-def _clip(optimiser: Optimizer, limit: float) -> Tensor:
-    """Scale all gradients down to a global norm of `limit` (0: leave them); the norm before that."""
-    parameters = [value for group in optimiser.param_groups for value in group["params"]]
-    return nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+def _too_large(state: State, found: Loss) -> bool:
+    """Whether fp16's scale is to blame, and can be halved, for gradients that are not finite."""
+    return bool(torch.isfinite(found.total)) and state.scaler.get_scale() > 1
 
 
 def _floats(values: Mapping[str, Tensor | float]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items()}
-
-
-class _Meter:
-    """Speed and CPU time since the last reading, and the process's peak memory."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._steps = 0
-        self._since_s, self._cpu_since_s = time.monotonic(), time.process_time()
-
-    def count(self) -> None:
-        self._steps += 1
-
-    def read(self) -> dict[str, float]:
-        now_s, cpu_now_s = time.monotonic(), time.process_time()
-        rate = self._steps * self._batch_size / max(now_s - self._since_s, 1e-9)
-        spent_s = cpu_now_s - self._cpu_since_s
-        self._steps, self._since_s, self._cpu_since_s = 0, now_s, cpu_now_s
-        return {"samples_per_s": rate, "cpu_s": spent_s, "memory_mb": _peak_memory_mb()}
-
-
-def _peak_memory_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts KiB, macOS bytes.
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    """All values as numbers, fetched from the device at once."""
+    there = {name: each for name, each in values.items() if isinstance(each, Tensor)}
+    fetched = torch.stack([each.double() for each in there.values()]).tolist()
+    numbers = {name: each for name, each in values.items() if not isinstance(each, Tensor)}
+    return {**dict(zip(there, fetched, strict=True)), **numbers}

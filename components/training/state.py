@@ -40,6 +40,10 @@ class State:
     lookahead: Lookahead | None = None
     ema: Ema | None = None
 
+    def moved(self) -> list[nn.Parameter]:
+        """The parameters that the optimiser moves."""
+        return [value for group in self.optimiser.param_groups for value in group["params"]]
+
     def weights(self) -> dict[str, Tensor]:
         """What a checkpoint holds as the model's weights: their moving average, where there is one."""
         own = tensors.named(self.model)
@@ -70,11 +74,7 @@ class State:
         own = {value: name for name, value in self.model.named_parameters()}
         others = {value: LEARNER + name for name, value in self.learner.named_parameters()}
         names = {**others, **own}
-        return {
-            names[value]: value
-            for group in self.optimiser.param_groups
-            for value in group["params"]
-        }
+        return {names[value]: value for value in self.moved()}
 
     def _fixed(self) -> dict[str, Tensor]:
         """What has its place from the first step on, and only changes in it."""

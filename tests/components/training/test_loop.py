@@ -94,7 +94,7 @@ def test_a_report_names_loss_parts_rate_norm_speed_and_memory():
     )
     _, values = reports[0]
     names = {"loss", "loss/error", "loss/target", "lr", "grad_norm", "samples_per_s", "cpu_s"}
-    names |= {"memory_mb"}
+    names |= {"memory_mb", "tokens_per_s", "tflops", "mfu"}
     assert values.keys() == names
     assert values["loss/target"] == 3, "the values are those of step 3, the fourth"
     assert values["memory_mb"] > 10
