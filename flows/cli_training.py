@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,3 +49,26 @@ def train(
             return
 
         show([train_model(experiment, overrides, launcher(settings))])
+
+
+@training.command()
+def sweep(
+    experiment: ExperimentArgument,
+    override: Overrides = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="The best settings' file, ending in .yaml; in the state folder if left out."
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Try the settings of an experiment's section `search`, and write the best as an experiment's file."""
+    from flows.terminal import platform, say
+
+    check([experiment], override or [], debug)
+    with platform(debug):
+        from flows.sweep_settings import sweep_settings
+
+        for line in sweep_settings(experiment, override or [], to and to.absolute()):
+            say(line)

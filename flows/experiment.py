@@ -23,7 +23,11 @@ from components.models.parts import Origin
 from components.records import Checkpoint
 from components.table import UnknownName, nearest
 from components.training.plan import TrainingPlan
+from components.training.search import Search
+from components.training.teaching import Distillation
+from flows.searches import read_search
 from flows.slots import read_parts, read_scorer
+from flows.teachers import VersionOf, no_versions, pinned, read_distillation, refuse_teacher
 from registry.gates import Rule, check_rules
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -35,9 +39,11 @@ KEYS: dict[str, type] = {
     "training": dict,
     "evaluation": dict,
     "gate": list,
+    "search": dict,
+    "distill": dict,
 }
 """What an experiment's file holds, and of which kind each is."""
-SECTIONS = ("model", "training", "evaluation")
+SECTIONS = ("model", "training", "evaluation", "search", "distill")
 """What an override may change: who may say what passes the gate is the file alone."""
 _KINDS = {str: "a name", dict: "a mapping", list: "a list"}
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,59}")
@@ -74,6 +80,10 @@ class Experiment:
     """What the family's slots are handed; a stage's digest is filled in before anything is named by it."""
     evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
     gate: tuple[Rule, ...] = ()
+    distill: Distillation | None = None
+    """Whom it learns from beside its data; the teacher's digest is filled in before anything is named by it."""
+    search: Search | None = None
+    """What `diptych sweep` tries; no training of the experiment itself depends on it."""
 
     @property
     def digest(self) -> str:
@@ -88,6 +98,12 @@ class Experiment:
         if self.parts:
             named = {slot: asdict(origin) for slot, origin in self.parts.items()}
             decides += ({slot: {**origin, "path": ""} for slot, origin in named.items()},)
+        if self.distill is not None:
+            teaching = self.distill.to_dict()
+            # Where a teacher and its texts lie is no part of what they are.
+            texts = {name: value for name, value in teaching["texts"].items() if name != "path"}
+            teacher = {**teaching["teacher"], "path": ""}
+            decides += ({**teaching, "teacher": teacher, "texts": texts},)
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -100,18 +116,30 @@ def read_experiment(
     Raises UnknownName for an experiment, family, source or key nobody knows, with the nearest known one, and
     ConfigError for a value that cannot work and for stages that need each other; stages are read too.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{shipped(name)}.yaml"
-    text = _load(path)
-    for override in overrides:
-        _override(text, override)
+    path, text = read_text(name, overrides)
     if path.stem in within:
         raise ConfigError(f"{' needs '.join((*within, path.stem))}: stages cannot need themselves.")
     experiment = _typed(text, path)
     for origin in experiment.parts.values():
         if origin.kind == "stage":
             read_experiment(origin.name, within=(*within, path.stem))
+    if (taught := experiment.distill) is not None and taught.teacher.kind == "stage":
+        teacher = read_experiment(taught.teacher.name, within=(*within, path.stem))
+        refuse_teacher(taught, MODELS[teacher.family], f"{path}: distill")
     _refuse_scorer(experiment, (*within, path.stem), f"{path}: evaluation.scorer")
     return experiment
+
+
+def read_text(name: str, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """The file of an experiment and what it says, overrides put in; nothing but its keys is looked at.
+
+    Raises as `read_experiment`.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{shipped(name)}.yaml"
+    text = _load(path)
+    for override in overrides:
+        _override(text, override)
+    return path, text
 
 
 def read_competing(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -136,14 +164,19 @@ def shipped(name: str) -> str:
     return name
 
 
-def filled(experiment: Experiment, checkpoint_of: Callable[[str], Checkpoint]) -> Experiment:
-    """The experiment with each `stage:` slot holding a checkpoint: its digest is part of what names a run.
+def filled(
+    experiment: Experiment,
+    checkpoint_of: Callable[[str], Checkpoint],
+    version_of: VersionOf = no_versions,
+) -> Experiment:
+    """The experiment with each `stage:` slot and its teacher holding a checkpoint: its digest is part of what names a run.
 
     A stage that scores captions is filled in too; that is part of the evaluation and names no run.
     """
     parts = {slot: _found(origin, checkpoint_of) for slot, origin in experiment.parts.items()}
     plan = filled_scorer(experiment.evaluation, checkpoint_of)
-    return replace(experiment, parts=parts, evaluation=plan)
+    taught = experiment.distill and pinned(experiment.distill, checkpoint_of, version_of)
+    return replace(experiment, parts=parts, evaluation=plan, distill=taught)
 
 
 def filled_scorer(
@@ -230,8 +263,13 @@ def _typed(text: Mapping[str, Any], path: Path) -> Experiment:
         parts=read_parts(family, model, text.get("parts", {}), f"{path}: parts"),
         training=_validate(TrainingPlan, text.get("training", {}), f"{path}: training"),
         evaluation=_validate(EvaluationPlan, plan, f"{path}: evaluation"),
+        distill=read_distillation(text.get("distill"), family, _validate, f"{path}: distill"),
         gate=tuple(_validate(Rule, rule, f"{path}: gate") for rule in text.get("gate", ())),
     )
+    if "search" in text:
+        known = measurable(family, scored=experiment.evaluation.scorer is not None)
+        search = read_search(text["search"], model, experiment.training, known, _validate, path)
+        experiment = replace(experiment, search=search)
     try:
         if text["family"] not in STAGES:
             scored = experiment.evaluation.scorer is not None

@@ -22,7 +22,7 @@ from components.config import ConfigError
 from components.training import trials
 from components.training.folder import held
 from components.training.ray_local import local_ray
-from components.training.surroundings import environment
+from components.training.surroundings import environment, kept_signals
 from components.training.trials import Sweep, Trial
 from components.training.trying import Objective, attempt
 
@@ -35,10 +35,15 @@ class SweepFailed(RuntimeError):
     """No trial was finished; the message says what ended them."""
 
 
-def tune(sweep: Sweep, objective: Objective) -> Trial:
+OnTrial = Callable[[Trial], None]
+
+
+def tune(sweep: Sweep, objective: Objective, on_trial: OnTrial = lambda trial: None) -> Trial:
     """Try settings until as many are settled as the search asks for, and return the best.
 
     objective: sent to the trials' processes, so it is a function of a module or a record of one.
+    on_trial: called here with a trial after each of its values and when it is settled; what it raises ends the sweep.
+
     May be killed and called again: a trial that was settled is not trained again, and one that was begun goes on from
     its last checkpoint. Raises `RunBusy` while another process is at this sweep, `ConfigError` for a plan that
     trials cannot run, and `SweepFailed`.
@@ -50,13 +55,13 @@ def tune(sweep: Sweep, objective: Objective) -> Trial:
         )
     with held(sweep.folder):
         if not sweep.is_done():
-            with _quiet(), local_ray():
-                _run(sweep, objective)
+            with _quiet(), local_ray(), kept_signals():
+                _run(sweep, objective, on_trial)
             sweep.close()
         return _best(sweep)
 
 
-def _run(sweep: Sweep, objective: Objective) -> None:
+def _run(sweep: Sweep, objective: Objective, on_trial: OnTrial) -> None:
     """Tune over what is left, in the Ray this process is connected to."""
     from ray import tune as ray_tune
 
@@ -83,7 +88,7 @@ def _run(sweep: Sweep, objective: Objective) -> None:
             name="sweep",
             storage_path=str(storage),
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
-            callbacks=[_watcher(sweep)],
+            callbacks=[_watcher(sweep, on_trial)],
             verbose=0,
         ),
     ).fit()
@@ -161,22 +166,30 @@ def _stopper(sweep: Sweep, known: list[Trial]) -> Any:
     return stopper
 
 
-def _watcher(sweep: Sweep) -> Any:
+def _watcher(sweep: Sweep, on_trial: OnTrial) -> Any:
     """Writes down what only Tune knows: that a trial was stopped, or that its process died too often."""
     from ray.tune import Callback
 
     def settle(settings: Mapping[str, Any], state: trials.State, reason: str = "") -> None:
         trial = sweep.trial(settings)
         if not trial.settled:
-            trials.write(sweep.place(trial.key), replace(trial, state=state, reason=reason))
+            trial = replace(trial, state=state, reason=reason)
+            trials.write(sweep.place(trial.key), trial)
+        on_trial(trial)
 
     class Watcher(Callback):
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
+        ) -> None:
+            on_trial(sweep.trial(trial.config))
+
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             settle(trial.config, "stopped")
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            if trial.status == "ERROR":
-                settle(trial.config, "failed", str(trial.pickled_error_file or "its process died"))
+            settle(
+                trial.config, "failed", "it broke off more often than training.max_failures allows"
+            )
 
     return Watcher()
 
@@ -200,6 +213,7 @@ def _quiet() -> Iterator[None]:
         "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table where it is asked for silence
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # its own goes on to the end of a step
     }
     logger = logging.getLogger("ray.tune")
     level = logger.level

@@ -71,6 +71,13 @@ class Search:
         """Whether the metric is to grow."""
         return self.metric != LOSS and METRICS[self.metric].higher_is_better
 
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Every choice, and both ends of every range, with the setting it is a value of."""
+        for name, domain in self.space.items():
+            for values in domain.values():
+                for value in values:
+                    yield name, value
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         space = {
