@@ -68,7 +68,7 @@ def _refuse_misfit(slot: str, given: bool, needed: bool, wanted: object, where: 
 def _origin(text: str, where: str) -> Origin:
     kind, _, name = text.partition(":")
     kinds: tuple[Kind, ...] = get_args(Kind)
-    if kind not in kinds:
+    if kind not in kinds or kind == "version":
         raise UnknownName(
             f'{where}: "{text[:80]}" is none of stage:EXPERIMENT, package:NAME, folder:PATH, hub:NAME, hub:NAME@COMMIT, random.'
         )

@@ -14,7 +14,7 @@ from components.config import ConfigError
 if TYPE_CHECKING:
     from components.data.text import Tokenizer
 
-Kind = Literal["stage", "package", "folder", "hub", "random"]
+Kind = Literal["stage", "package", "folder", "hub", "random", "version"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Origin:
 
     kind: Kind
     """stage: an experiment of ours; package: weights an installed package carries; folder, hub: transformers' layout;
-    random: a stand-in of the tiny preset, for tests."""
+    random: a stand-in of the tiny preset, for tests; version: a registered version, of a teacher."""
     name: str
     """The experiment, package, folder or hub name (OWNER/MODEL or OWNER/MODEL@COMMIT); the family of a stand-in."""
     digest: str = ""

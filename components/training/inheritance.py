@@ -85,7 +85,8 @@ def _fill(value: Tensor, source: Tensor, parts: int, dimension: int) -> bool:
         mine > its for mine, its in zip(value.shape, source.shape, strict=True)
     ):
         return False
-    pairs = zip(value.chunk(parts, dimension), source.chunk(parts, dimension), strict=True)
-    for mine, its in pairs if value.ndim else [(value, source)]:
-        mine.copy_(its[tuple(slice(size) for size in mine.shape)])
+    if parts > 1:
+        pairs = zip(value.chunk(parts, dimension), source.chunk(parts, dimension), strict=True)
+        return all([_fill(mine, its, 1, 0) for mine, its in pairs])  # noqa: C419 each is to be filled
+    value.copy_(source[tuple(slice(size) for size in value.shape)])
     return True

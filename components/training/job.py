@@ -34,6 +34,7 @@ from components.training.gradients import LossOf
 from components.training.loop import OnStep, Stop, fit
 from components.training.parallel import shared
 from components.training.plan import TrainingPlan
+from components.training.retelling import retold
 from components.training.state import State, begin
 from components.training.teaching import Distillation
 
@@ -238,6 +239,9 @@ def _batches(
 ) -> Batches:
     spec: BatchSpec = model.batch_spec()
     images = load_split(shards, job.split, spec.image_px)
+    if job.distillation is not None and job.distillation.texts:
+        taught_by = job.distillation
+        images = retold(images, Path(taught_by.texts["path"]), taught_by.written)
     plan = job.plan
     return Batches(images, spec, tokenizer, plan.batch_size, plan.seed, rank=rank, world=world)
 

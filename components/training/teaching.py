@@ -43,8 +43,10 @@ class Distillation:
     """What cosines of a teacher are multiplied by in `affinity` that learnt no scale of its own (ASIF)."""
     shots: int = 1
     """Pairs that the teacher reads first, and the student does not, in `context`."""
-    remember: bool = False
-    """Keep the teacher's outputs on disk, made once before training, in place of asking it at every step."""
+    writing: Mapping[str, Any] = field(default_factory=dict)
+    """How the teacher writes the texts of `seq`: `decoder` and its options, as an experiment's evaluation has them."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The texts it wrote: `path` of a file of JSON lines, and `key`, its identity; made before training, named by nobody."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", dict(self.terms))
@@ -57,6 +59,10 @@ class Distillation:
             if not (math.isfinite(weight) and weight >= 0) or (name == SEQ and weight > 1):
                 most = "a share in [0, 1]" if name == SEQ else "a weight of 0 or above"
                 raise ConfigError(f"terms.{name} is {weight}; {most} is needed.")
+        if self.written and not self.writing:
+            raise ConfigError(
+                "terms.seq lets the teacher write; say how, as writing: {decoder: beam, beams: 5, max_tokens: 16}."
+            )
         if not self.task >= 0 or not self.temperature > 0 or self.queue < 1 or self.shots < 1:
             raise ConfigError(
                 f"task={self.task}, temperature={self.temperature}, queue={self.queue}, shots={self.shots}: task is at "
