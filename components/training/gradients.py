@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,8 +60,10 @@ def gradients(
 
     if len(parts) > 1 and isinstance(state.learner, LearnsFromFeatures):
         with cast(plan, batch):
-            return feature_cache.gradients(run, parts, batch, state, lambda last: _sync(loss, last))
-    return _mean(run, parts, state, lambda last: _sync(loss, last))
+            found = feature_cache.gradients(run, parts, batch, state, partial(_sync, loss))
+        total, _ = _over_workers(found.total, torch.ones_like(found.total))
+        return Loss(total, found.parts)
+    return _mean(run, parts, state, partial(_sync, loss))
 
 
 def cast(plan: TrainingPlan, batch: Batch) -> torch.autocast:
