@@ -52,6 +52,20 @@ def train(
 
 
 @training.command()
+def distill(
+    experiment: ExperimentArgument, override: Overrides = None, debug: Debug = False
+) -> None:
+    """Train a student beside its experiment's teacher, which is found or trained first; promotes nothing."""
+    from flows.terminal import launcher, platform, show
+
+    check([experiment], override or [], debug)
+    with platform(debug) as settings:
+        from flows.distill_student import distill_student
+
+        show([distill_student(experiment, override or [], launcher(settings))])
+
+
+@training.command()
 def sweep(
     experiment: ExperimentArgument,
     override: Overrides = None,

@@ -143,6 +143,7 @@ def _job(name: str, seed: int) -> tuple[Experiment, TrainingJob]:
         config=experiment.model.to_dict(),
         plan=replace(experiment.training, seed=seed),
         parts=experiment.parts,
+        distillation=experiment.distill,
         shards=shards.path,
         folder=settings.runs / run_key(experiment, shards.digest, seed),
     )

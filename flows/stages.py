@@ -9,21 +9,26 @@ from components.evaluation.clip_scoring import load_scorer
 from components.evaluation.plan import EvaluationPlan
 from components.records import Checkpoint, Revision
 from components.training.checkpoint import latest
+from flows.decisions import fetch_version, known_version
 from flows.experiment import Experiment, filled, filled_scorer, read_experiment
 from flows.publishing import alone, closing
 from flows.services import services
 from flows.steps import open_run, train, training_job
+from flows.teacher_texts import with_texts
 
 RevisionOf = Callable[[str], Revision]
 
 
 def with_stages(experiment: Experiment, revision_of: RevisionOf, launcher: str) -> Experiment:
     """The experiment with every `stage:` slot filled by a checkpoint, trained if it is not known."""
-    whole = filled(experiment, lambda name: make_stage(name, revision_of, launcher))
+    whole = filled(experiment, lambda name: make_stage(name, revision_of, launcher), _version)
     if (plan := whole.evaluation).scorer is not None:
         load_scorer(
             plan.scorer, plan.scorer_prefix
         )  # a mistake in it is told before anything is trained
+    if whole.distill is not None and whole.distill.written:
+        shards = revision_of(whole.source).shards
+        return with_texts(whole, shards, services().settings.captions)
     return whole
 
 
@@ -51,3 +56,9 @@ def make_stage(name: str, revision_of: RevisionOf, launcher: str) -> Checkpoint:
             checkpoint = train(experiment.name, job, launcher, run_id)
             tracking.log_file(run_id, checkpoint.path, "checkpoint")
     return checkpoint
+
+
+def _version(model: str, number: str) -> Checkpoint:
+    """A registered version's checkpoint, fetched; "champion" is whoever that is now."""
+    known, _ = known_version(model, None if number == "champion" else int(number))
+    return fetch_version(model, known.number)

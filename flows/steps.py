@@ -17,6 +17,7 @@ from components.data.shards import read_images, read_manifest
 from components.evaluation.measure import measure
 from components.evaluation.plan import EvaluationPlan
 from components.failpoint import failpoint
+from components.models.parts import Origin
 from components.records import Checkpoint, Report, Revision, Shards
 from components.training import progress, ray_trainer
 from components.training.job import TrainingJob
@@ -68,6 +69,7 @@ def training_job(experiment: Experiment, shards: Shards, attempt: int) -> Traini
         config=experiment.model.to_dict(),
         plan=replace(experiment.training, seed=experiment.training.seed + attempt),
         parts=experiment.parts,
+        distillation=experiment.distill,
         shards=shards.path,
         folder=services().settings.runs / run_key(experiment, shards.digest, attempt),
     )
@@ -100,11 +102,13 @@ def open_run(
         "model": job.config,
         "training": job.plan.to_dict(),
     }
-    if job.parts:
-        settings["parts"] = {
-            slot: f"{origin.kind}:{origin.name}@{origin.digest[:12]}"
-            for slot, origin in job.parts.items()
+    if job.distillation:
+        settings["distill"] = {
+            **job.distillation.to_dict(),
+            "teacher": job.distillation.teacher.identity,
         }
+    if origins := _origins(job):
+        settings["parts"] = {slot: origin.identity for slot, origin in origins.items()}
         tracking.log_tags(run_id, lineage(job))
     tracking.log_params(run_id, settings)
     tracking.log_data(run_id, revision)
@@ -112,13 +116,21 @@ def open_run(
 
 
 def lineage(job: TrainingJob) -> dict[str, str]:
-    """The runs that made this one's parts: slot -> MLflow run, so that one page leads to the other."""
+    """The runs that made this one's parts and its teacher: slot -> MLflow run, so that one page leads to the other."""
     # A stage's checkpoint lies in <run key>/checkpoints/step-…: its run is found by that key.
     keys = {
-        slot: Path(origin.path).parents[1].name for slot, origin in job.parts.items() if origin.path
+        slot: Path(origin.path).parents[1].name
+        for slot, origin in _origins(job).items()
+        if origin.path
     }
     found = {slot: services().tracking.find_run(key) for slot, key in keys.items()}
     return {f"diptych.part.{slot}.run": run for slot, run in found.items() if run}
+
+
+def _origins(job: TrainingJob) -> dict[str, Origin]:
+    """Where its parts came from, and its teacher as one of them."""
+    teacher = {"teacher": job.distillation.teacher} if job.distillation else {}
+    return {**job.parts, **teacher}
 
 
 @patient(name="train", task_run_name="train {name}", retries=1, retry_delay_seconds=2)
@@ -204,6 +216,9 @@ def register(
         prompts=experiment.evaluation.prompts,
         decoding=experiment.evaluation.decoding(),
     )
+    if job.distillation:
+        teacher = job.distillation.teacher.identity
+        doors.versions.tag(experiment.name, number, "diptych.teacher", teacher)
     doors.ledger.record_version(experiment.name, number, key, checkpoint.digest)
     failpoint("registered")
     return number
