@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from components.config import Config, ConfigError
 from components.models.backbones import IMAGENET_MEAN, IMAGENET_STD, VisionSlot, build_vision
 from components.models.efficientnet import EfficientNet
+from components.models.graphs import to_longest
 from components.models.groups import by_shape
 from components.models.text_bert import BertConfig, BertEncoder, initialise_like_bert, real
 from components.objectives.contrastive import info_nce
@@ -137,7 +138,7 @@ class Align(nn.Module):
 
     def encode_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Token ids -> (B, D): the first token's state as BERT leaves it (no tanh pooler), projected."""
-        tokens_BT = tokens_BT[:, : int(lengths_B.max())]
+        tokens_BT = to_longest(tokens_BT, lengths_B)
         states_BTD = self.text.run(self.text.embed(tokens_BT), real(tokens_BT, lengths_B))
         return self.projection(states_BTD[:, 0])
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from components.config import Config, ConfigError
 from components.models.blocks import KeysValues
+from components.models.graphs import has_values
 from components.models.lm_layouts import build, layout_of
 from components.objectives.contrastive import simctg
 from components.objectives.language import predicted, token_cross_entropy
@@ -239,8 +240,9 @@ class CausalLm(nn.Module):
         return start_B1 + torch.arange(length, device=inputs_BT.device)
 
     def _refuse_beyond(self, positions_BT: Tensor) -> None:
-        last = None if self.max_positions is None else int(positions_BT.max())
-        if last is not None and last >= self.max_positions:
+        if self.max_positions is None or not has_values():
+            return
+        if (last := int(positions_BT.max())) >= self.max_positions:
             raise ContextTooLong(
                 f"Position {last + 1}, and this language model has {self.max_positions}; ask for fewer tokens, "
                 "demonstrations or prefix tokens, or train a language model with more `positions`."

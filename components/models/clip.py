@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from components.config import Config, ConfigError
 from components.models.backbones import VisionShape, VisionSlot, build_vision
 from components.models.blocks import CrossAttention, PreNormBlock, initialise_block
+from components.models.graphs import has_values
 from components.models.groups import by_shape
+from components.models.lengths import by_length
 from components.models.lite0 import Lite0
 from components.models.resnet import Residual
 from components.models.truncation import cut_short
@@ -147,8 +149,10 @@ class ImageTower(nn.Module):
                 nn.init.zeros_(block.last_norm.weight)
 
     def forward(self, pixels_BCHW: Tensor, keys_B: Tensor | None) -> Tensor:
+        if self.pool is None:
+            return self.projection(self.slot.pool(pixels_BCHW, keys_B))
         map_BND, pooled_BD = self.slot.encode(pixels_BCHW, keys_B)
-        parts = [self.pool(map_BND)] if self.pool else []
+        parts = [self.pool(map_BND)]
         parts += [self.projection(pooled_BD)] if self.projection else []
         return sum(parts[1:], start=parts[0])
 
@@ -174,15 +178,16 @@ class TextTower(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         x_BTD = self.tokens(tokens_BT) + self.positions[: tokens_BT.shape[1]]
-        for block in self.blocks:
+        end_B = self._end(tokens_BT)
+        *firsts, last = self.blocks
+        for block in firsts:
             x_BTD = block(x_BTD, causal=True)
-        at_end_BD = x_BTD[torch.arange(len(x_BTD), device=x_BTD.device), self._end(tokens_BT)]
-        return self.projection(self.norm_after(at_end_BD))
+        return self.projection(self.norm_after(last(x_BTD, causal=True, at_B=end_B)))
 
     def _end(self, tokens_BT: Tensor) -> Tensor:
         # By equality, not arg-max: the place stays right whatever ids a tokenizer gives.
         is_end_BT = tokens_BT == self.eos_id
-        if not bool(is_end_BT.any(dim=1).all()):
+        if has_values() and not bool(is_end_BT.any(dim=1).all()):
             raise EosMissing(
                 f"A text has no <eos> (id {self.eos_id}, the last of vocab_size). Encode it with the checkpoint's "
                 "own tokenizer, which ends every text with it."
@@ -225,9 +230,11 @@ class Clip(nn.Module):
     def embed_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Token ids -> (B, D), each row of length 1.
 
-        Columns past the longest text are cut: the tower is causal and read at `<eos>`, so this changes nothing.
+        Texts of like length are read together and their padding is cut: the tower is causal and read at `<eos>`, so this
+        changes nothing.
         """
-        return F.normalize(self.text(tokens_BT[:, : int(lengths_B.max())]), dim=-1)
+        features_BD = by_length(lambda tokens, _: self.text(tokens), tokens_BT, lengths_B)
+        return F.normalize(features_BD, dim=-1)
 
     def cosine_scale(self) -> Tensor:
         """What cosines are multiplied by, at most 100."""

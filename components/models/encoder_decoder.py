@@ -25,7 +25,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x_BMD: Tensor, seen_BM: Tensor, index_NN: Tensor) -> Tensor:
         bias_HNN = self.relative[index_NN].permute(2, 0, 1)
-        text = x_BMD.shape[1] - len(index_NN)
+        text = x_BMD.shape[1] - index_NN.shape[0]
         bias_1HMM = F.pad(bias_HNN, (0, text, 0, text))[None]
         mask_BHMM = bias_1HMM.masked_fill(~seen_BM[:, None, None, :], float("-inf"))
         normed_BMD = self.norms[0](x_BMD)

@@ -163,6 +163,8 @@ class Frozen(nn.Module):
     ) -> tuple[Any, Tensor, Tensor]:
         """Read `<bos>`, the images and the prompts: (state, logits_BV of the next word, hidden_BTD, 0 at images)."""
         prefix_BPD = self._prefix(pixels_BCHW, keys_B)
+        if prompts is None:
+            return self._read_alike(prefix_BPD)
         rows = [
             [[self.lm.bos_id], prefix_PD, self._after(prompts, row)]
             for row, prefix_PD in enumerate(prefix_BPD)
@@ -286,6 +288,20 @@ class Frozen(nn.Module):
         mask_BT = torch.arange(longest, device=device) >= padding_B[:, None]
         hidden_BTD, past = self.lm.run(inputs_BTD, mask_BT=mask_BT)
         return past, self.lm.logits(hidden_BTD[:, -1]), hidden_BTD * text_BT[..., None]
+
+    def _read_alike(self, prefix_BPD: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """As `_read`, of `<bos>`, the image and what stands behind it in every row: nothing to pad."""
+        before_SD, after_SD = (
+            self._words(ids, prefix_BPD.device) for ids in ([self.lm.bos_id], self._between)
+        )
+        rows, image = prefix_BPD.shape[:2]
+        inputs_BTD = torch.cat(
+            [before_SD.expand(rows, -1, -1), prefix_BPD, after_SD.expand(rows, -1, -1)], dim=1
+        )
+        hidden_BTD, past = self.lm.run(inputs_BTD)
+        place_T1 = torch.arange(inputs_BTD.shape[1], device=prefix_BPD.device)[:, None]
+        text_T1 = (place_T1 < len(before_SD)) | (place_T1 >= len(before_SD) + image)
+        return past, self.lm.logits(hidden_BTD[:, -1]), hidden_BTD * text_T1
 
     def _words(self, ids: Sequence[int], device: Any) -> Tensor:
         tokens_1T = torch.tensor([list(ids)], dtype=torch.long, device=device)

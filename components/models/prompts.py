@@ -98,7 +98,8 @@ def given(prompts: Prompts, rows: int, *, bos_id: int, pad_id: int, device: Any)
 
     Raises ValueError unless there is one prompt a row.
     """
-    prompts = [()] * rows if prompts is None else prompts
+    if prompts is None:
+        return Given(torch.full((rows, 1), bos_id, device=device), None)
     if len(prompts) != rows:
         raise ValueError(f"{len(prompts)} prompts for {rows} images; give each image one.")
     longest = max(map(len, prompts), default=0)

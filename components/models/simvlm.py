@@ -18,6 +18,7 @@ from components.config import Config, ConfigError
 from components.models.backbones import IMAGENET_MEAN, IMAGENET_STD, VisionSlot, build_vision
 from components.models.blocks import KeysValues
 from components.models.encoder_decoder import DecoderLayer, EncoderLayer, Writing, relative_index
+from components.models.graphs import has_values
 from components.models.groups import by_shape
 from components.models.prompts import Prompts, write_answers
 from components.models.resnet import ResNet
@@ -184,13 +185,7 @@ class SimVLM(nn.Module):
 
         Prompts go into the prefix, so the decoder itself has read one token, its `<bos>`.
         """
-        rows = len(pixels_BCHW)
-        prompts = [()] * rows if prompts is None else prompts
-        if len(prompts) != rows:
-            raise ValueError(f"{len(prompts)} prompts for {rows} images; give each image one.")
-        lists = [torch.tensor([BOS_ID, *prompt]) for prompt in prompts]
-        given_B = torch.tensor([len(ids) for ids in lists], device=pixels_BCHW.device)
-        prefix_BP = nn.utils.rnn.pad_sequence(lists, batch_first=True).to(pixels_BCHW.device)
+        prefix_BP, given_B = _prefixes(prompts, pixels_BCHW.shape[0], pixels_BCHW.device)
         real_BP = torch.arange(prefix_BP.shape[1], device=given_B.device) < given_B[:, None]
         memory_BMD, seen_BM = self.encode(
             self._patches(pixels_BCHW, keys_B), torch.ones_like(given_B).bool(), prefix_BP, real_BP
@@ -259,8 +254,7 @@ class SimVLM(nn.Module):
         past: Sequence[KeysValues] = (),
     ) -> tuple[Tensor, tuple[KeysValues, ...]]:
         """(hidden_BSD after the last norm, each layer's keys and values of the words)."""
-        last = int(positions_BS.max())
-        if last >= self.config.max_tokens:
+        if has_values() and (last := int(positions_BS.max())) >= self.config.max_tokens:
             raise _too_long(last + 1, self.config.max_tokens)
         x_BSD, words = self.words(inputs_BS) + self.places(positions_BS), []
         for number, layer in enumerate(self.decoder):
@@ -333,6 +327,18 @@ def _conv_stage(config: SimvlmConfig) -> VisionSlot:
     else:
         tower = ResNet((256, 512, 1024), DEPTHS[config.vision], stem=64, bottleneck=True)
     return VisionSlot(tower, config.image_px, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _prefixes(prompts: Prompts, rows: int, device: Any) -> tuple[Tensor, Tensor]:
+    """`<bos>` and each row's prompt, padded on the right: (prefix_BP, given_B)."""
+    if prompts is None:
+        one_B1 = torch.full((rows, 1), BOS_ID, device=device)
+        return one_B1, torch.ones_like(one_B1[:, 0])
+    if len(prompts) != rows:
+        raise ValueError(f"{len(prompts)} prompts for {rows} images; give each image one.")
+    lists = [torch.tensor([BOS_ID, *prompt]) for prompt in prompts]
+    given_B = torch.tensor([len(ids) for ids in lists], device=device)
+    return nn.utils.rnn.pad_sequence(lists, batch_first=True).to(device), given_B
 
 
 def _too_long(tokens: int, places: int) -> TextTooLong:

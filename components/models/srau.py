@@ -79,7 +79,7 @@ class GatedBlock(nn.Module):
         said = said + x_BTD
         asking = self.ln_1(said)
         # Rows of one image stand side by side: as queries of one sequence they read its keys and values uncopied.
-        asking = asking.reshape(len(images[0].keys), -1, asking.shape[-1])
+        asking = asking.reshape(images[0].keys.shape[0], -1, asking.shape[-1])
         passed, open_BT = [], []
         for level, image in enumerate(images):
             seen = self.look(asking, image, regions_BN).view_as(said)

@@ -104,7 +104,7 @@ class DecoderLayer(nn.Module):
         seen, kept = self.words(x_BTD, past, causal=True, mask=mask)
         x_BTD = self.norms[0](x_BTD + self.drop(seen))
         # Rows of one image stand side by side: as queries of one sequence they read its keys and values uncopied.
-        grouped = x_BTD.reshape(len(image.keys), -1, x_BTD.shape[-1])
+        grouped = x_BTD.reshape(image.keys.shape[0], -1, x_BTD.shape[-1])
         looked = self.image(grouped, image).view_as(x_BTD)
         x_BTD = self.norms[1](x_BTD + self.drop(looked))
         return self.norms[2](x_BTD + self.drop(self.inner(x_BTD))), kept
@@ -248,7 +248,7 @@ class VirTex(nn.Module):
         memory_BND = self._memory(pixels_BCHW, keys_B)
         images = tuple(layer.image.read(memory_BND) for layer in self.forward_layers)
         start = given(
-            prompts, len(memory_BND), bos_id=BOS_ID, pad_id=PAD_ID, device=memory_BND.device
+            prompts, memory_BND.shape[0], bos_id=BOS_ID, pad_id=PAD_ID, device=memory_BND.device
         )
         state, logits_BV, hidden_BTD = self._read(
             Written(images, (), start.padding_B), start.tokens_BT

@@ -196,7 +196,7 @@ class VisualGpt(nn.Module):
         levels = self._levels(pixels_BCHW, keys_B)
         images = tuple(image for block in self.h for image in block.read(levels))
         ids = {"bos_id": self.config.bos_id, "pad_id": self.config.pad_id}
-        start = given(prompts, len(pixels_BCHW), **ids, device=levels[0].device)
+        start = given(prompts, pixels_BCHW.shape[0], **ids, device=levels[0].device)
         written = Written(images, (), start.padding_B)
         state, logits_BV, hidden_BTD = self._write(written, start.tokens_BT)
         return state, logits_BV, start.hide_padding(hidden_BTD)
