@@ -32,6 +32,11 @@ def tell(folder: Path, error: Exception) -> None:
     atomic.write_json(folder / FAILURE, kept)
 
 
+def is_told(folder: Path) -> bool:
+    """Whether a reason was left."""
+    return (folder / FAILURE).exists()
+
+
 def forget(folder: Path) -> None:
     """Begin anew."""
     (folder / FAILURE).unlink(missing_ok=True)

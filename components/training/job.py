@@ -7,8 +7,8 @@ finished job returns at once. On a CPU the result is bit for bit that of a train
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from torch import nn
 
 from components.abilities import Indexes, Learns
 from components.catalog import MODELS
-from components.config import ConfigError
 from components.data.batches import Batches, load_split
 from components.data.shards import open_shards, read_manifest
 from components.data.text import Tokenizer
@@ -31,12 +30,15 @@ from components.training.building import build, find_part, random_part, starts
 from components.training.distillation import taught
 from components.training.folder import JobChanged, claim, held, pin, pinned
 from components.training.gradients import LossOf
-from components.training.loop import OnStep, Stop, fit
-from components.training.parallel import shared
+from components.training.loop import LossNotFinite, OnStep, Stop, fit
+from components.training.parallel import gathered, is_sliced, shared
 from components.training.plan import TrainingPlan
+from components.training.repeated import prepared
 from components.training.retelling import retold
+from components.training.rewinding import Passing, passed_over, rewind
 from components.training.state import State, begin
 from components.training.teaching import Distillation
+from components.training.torch_settings import device_for, settled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,20 +142,48 @@ def run_job(
     `RunBusy`, `LossNotFinite`, and what reading shards, building the model and writing checkpoints raise. Whatever it
     raises, calling again goes on.
     """
-    with held(job.folder) if rank == 0 else nullcontext(), _settled(job.plan):
-        resumed = checkpoint.latest(job.checkpoints)
-        if rank == 0:
-            claim(job.folder, job.to_dict(), begun=resumed is not None)
-        if resumed and resumed.step == job.steps:
-            return resumed
-        made = _make(job, resumed, _device(job.plan, device), rank, world)
-        if job.learns:
-            _train(job, made, rank, world, on_step, stop)
-        elif rank == 0:
-            _index(job, made)
+    with held(job.folder) if rank == 0 else nullcontext(), settled(job.plan):
+        while not _attempt(job, rank, world, device_for(job.plan, device), on_step, stop):
+            """Another batch was passed over."""
     if world > 1:
         torch.distributed.barrier()  # so that every worker finds what rank 0 wrote last
     return checkpoint.verify(job.final)
+
+
+def _attempt(
+    job: TrainingJob, rank: int, world: int, device: torch.device, on_step: OnStep, stop: Stop
+) -> bool:
+    """Go on from the newest checkpoint to the end; False where that led back to one before."""
+    resumed = _resumed(job, rank, world, device)
+    if rank == 0:
+        claim(job.folder, job.to_dict(), begun=resumed is not None)
+    if resumed and resumed.step == job.steps:
+        return True
+    made = _make(job, resumed, device, rank, world)
+    if not job.learns:
+        if rank == 0:
+            _index(job, made)
+        return True
+    try:
+        _train(job, made, rank, world, on_step, stop)
+    except LossNotFinite as error:
+        if job.plan.on_nan == "stop":
+            raise
+        rewind(job.folder, job.checkpoints, error, writes=rank == 0)
+        return False
+    return True
+
+
+def _resumed(job: TrainingJob, rank: int, world: int, device: torch.device) -> Checkpoint | None:
+    """The checkpoint to go on from. Rank 0 says which: a shared disk may show another to each worker."""
+    found = checkpoint.latest(job.checkpoints) if rank == 0 else None
+    if world == 1:
+        return found
+    step = torch.tensor(found.step if found else -1, device=device)
+    torch.distributed.broadcast(step, 0)
+    if rank == 0 or step < 0:
+        return found
+    return checkpoint.verify(checkpoint.place(job.checkpoints, int(step)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +194,7 @@ class _Made:
     tokenizer: Tokenizer
     model: nn.Module
     batches: Batches | None
+    loss: nn.Module
     state: State | None
     start_step: int
     device: torch.device
@@ -182,12 +213,15 @@ def _make(
     model: Any = build(job.family, config, parts)
     if resumed is None and job.learns:
         model.initialise(parts) if starts(family) else model.initialise()
-    model.to(device)
+    # FSDP2 takes a slice of each tensor from the host: all of the model may not fit the device.
+    place = torch.device("cpu") if is_sliced(job.plan, world) else device
+    model.to(place)
     batches = _batches(job, model, shards, tokenizer, rank, world) if job.learns else None
     learner = model
     if job.distillation is not None and batches is not None:
-        probe = batches.batch(0).to(device)
+        probe = batches.batch(0).to(place)
         learner = taught(model, tokenizer, job.distillation, probe, fresh=resumed is None)
+    loss = shared(prepared(LossOf(learner), job.plan), job.plan, world)
     state = begin(learner, job.plan, model) if job.learns else None
     start_step = checkpoint.restore(resumed.path, state) if resumed and state else 0
     return _Made(
@@ -195,6 +229,7 @@ def _make(
         tokenizer=tokenizer,
         model=model,
         batches=batches,
+        loss=loss,
         state=state,
         start_step=start_step,
         device=device,
@@ -255,12 +290,7 @@ def _index(job: TrainingJob, made: _Made) -> None:
 
 
 def _train(
-    job: TrainingJob,
-    made: _Made,
-    rank: int,
-    world: int,
-    on_step: OnStep,
-    stop: Stop,
+    job: TrainingJob, made: _Made, rank: int, world: int, on_step: OnStep, stop: Stop
 ) -> None:
     plan, state, batches = job.plan, made.state, made.batches
     assert state is not None and batches is not None, "it learns"
@@ -268,33 +298,41 @@ def _train(
         progress.drop_beyond(job.progress, made.start_step)
         checkpoint.sweep(job.checkpoints)
 
+    passed = passed_over(job.folder)
+
     def report(step: int, values: Mapping[str, float]) -> None:
-        progress.append(job.progress, step, values)
-        on_step(step, values)
+        told = {**values, "rewinds": float(len(passed))} if passed else values
+        progress.append(job.progress, step, told)
+        on_step(step, told)
 
     def keep(step: int) -> None:
-        _save(job, made, step)
+        _save(job, made, step, writes=rank == 0)
 
     fit(
         state,
-        batches,
+        Passing(batches, passed),
         plan,
-        loss=shared(LossOf(state.learner), plan, world),
+        loss=made.loss,
         start_step=made.start_step,
         rank=rank,
         device=made.device,
         on_step=report if rank == 0 else _ignored,
-        on_checkpoint=keep if rank == 0 else _ignored,
+        on_checkpoint=keep if rank == 0 or is_sliced(plan, world) else _ignored,
         stop=stop,
     )
 
 
-def _save(job: TrainingJob, made: _Made, step: int) -> None:
+def _save(job: TrainingJob, made: _Made, step: int, *, writes: bool = True) -> None:
+    state = made.state
+    kept = gathered(state.kept(), keep=writes) if state else None
+    weights = gathered(state.weights(), keep=writes) if state else None
+    if not writes:
+        return
     checkpoint.save(
         job.checkpoints,
         made.model,
-        made.state.kept() if made.state else None,
-        weights=made.state.weights() if made.state else None,
+        kept,
+        weights=weights,
         tokenizer=made.tokenizer,
         origin=checkpoint.Origin(
             family=job.family,
@@ -316,28 +354,5 @@ def _check_same_shards(job: TrainingJob, resumed: Checkpoint | None, shards: Sha
         )
 
 
-def _device(plan: TrainingPlan, asked: torch.device | str | None) -> torch.device:
-    device = torch.device(asked or ("cuda" if plan.gpus_per_worker else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"gpus_per_worker={plan.gpus_per_worker:g}, and this machine shows no GPU; 0 trains on its CPU."
-        )
-    return device
-
-
 def _ignored(*_: Any) -> None:
     """What the other workers do where rank 0 writes."""
-
-
-@contextmanager
-def _settled(plan: TrainingPlan) -> Iterator[None]:
-    """Threads and determinism as the plan has them; as the caller had them afterwards."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(plan.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(strict)
-        torch.set_num_threads(threads)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from components.training.parallel import slice_of
+
 SHARE = 0.5
 """How far the slow weights go, the paper's alpha; VirTex trains with the same."""
 
@@ -22,6 +24,7 @@ class Lookahead:
     def update(self, step: int) -> None:
         """Look at the weights after `step` finished steps."""
         if step % self._every == 0:
-            slow, fast = list(self.slow.values()), [value.detach() for value in self.slow]
+            slow = [slice_of(value) for value in self.slow.values()]
+            fast = [slice_of(value.detach()) for value in self.slow]
             torch._foreach_lerp_(slow, fast, SHARE)
             torch._foreach_copy_(fast, slow)

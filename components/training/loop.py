@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from components.records import Batch, Loss
 from components.training.gradients import LossOf, gradients
 from components.training.optimiser import set_lr
+from components.training.parallel import whole
 from components.training.plan import TrainingPlan
 from components.training.state import State
 from components.training.throughput import Meter
@@ -125,7 +126,7 @@ def _gradients(
 def _move(state: State, found: Loss, plan: TrainingPlan, step: int) -> dict[str, Tensor | float]:
     """The optimiser's step, and all that follows it; what is told of it."""
     state.scaler.unscale_(state.optimiser)
-    norm = nn.utils.clip_grad_norm_(state.moved(), plan.clip_norm or math.inf)
+    norm = whole(nn.utils.clip_grad_norm_(state.moved(), plan.clip_norm or math.inf))
     values: dict[str, Tensor | float] = {"loss": found.total}
     values |= {f"loss/{name}": part for name, part in found.parts.items()}
     lr = set_lr(state.optimiser, step, plan)

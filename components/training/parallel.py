@@ -1,16 +1,121 @@
-"""One module over several workers: a copy in each with averaged gradients (DDP), or a slice in each (FSDP2)."""
+"""One module over several workers: a copy in each with averaged gradients (DDP), or a slice in each (FSDP2).
+
+A slice is a DTensor; `whole`, `slice_of` and `like` are all that the rest of training has to know of it. Every tensor that goes
+into a checkpoint is gathered and every one that comes out is cut, so a checkpoint is the same for any number of workers.
+"""
 
 from __future__ import annotations
 
-from torch import nn
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from components.training.plan import TrainingPlan
 
 
 def shared(module: nn.Module, plan: TrainingPlan, world: int) -> nn.Module:
-    """The module whose forward is the loss, as all `world` workers call it together; as it is for one."""
+    """The module whose forward is the loss, as all `world` workers call it together; for one, as it is.
+
+    With `fsdp` its parameters are replaced: make the optimiser afterwards.
+    """
     if world == 1:
         return module
-    from torch.nn.parallel import DistributedDataParallel
+    if is_sliced(plan, world):
+        return _sliced(module, torch.device("cuda" if plan.gpus_per_worker else "cpu"))
+    return nn.parallel.DistributedDataParallel(module)
 
-    return DistributedDataParallel(module)
+
+def is_sliced(plan: TrainingPlan, world: int) -> bool:
+    """Whether each worker holds a slice: all must then help with a checkpoint."""
+    return world > 1 and plan.parallel == "fsdp"
+
+
+def gathered(found: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Named tensors as a checkpoint holds them; all workers must ask, in the same order.
+
+    keep: whether this one wants them; the others help and get none. One after another, so that the device holds no
+    more than one whole tensor.
+    """
+    kept = {}
+    for name, value in found.items():
+        tensor = whole(value.detach())
+        if keep:
+            kept[name] = tensor.cpu() if isinstance(value, DTensor) else tensor
+    return kept
+
+
+def whole(value: Tensor) -> Tensor:
+    """All of a tensor; of a slice what all workers, who must all ask, hold together."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def slice_of(value: Tensor) -> Tensor:
+    """What this worker holds of a tensor, in the same memory: for arithmetic that is each element's own."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def like(value: Tensor, wanted: Tensor) -> Tensor:
+    """A whole tensor as this worker keeps it: on the device of `wanted`, and cut as that is if it has its shape."""
+    if not isinstance(wanted, DTensor) or value.shape != wanted.shape:
+        return value.to(wanted.device)
+    # Every worker read the same file: none has to send anything (src_data_rank).
+    there = value.to(wanted.device_mesh.device_type)
+    return distribute_tensor(there, wanted.device_mesh, wanted.placements, src_data_rank=None)
+
+
+def _sliced(module: nn.Module, device: torch.device) -> nn.Module:
+    """FSDP2 (`fully_shard`): each repeated block is gathered when it runs and cut again, the rest for the whole step.
+
+    Frozen parameters stay whole in every worker: they have neither gradient nor moments.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    uncut = {value for value in module.parameters() if value.dim() == 0 or not value.requires_grad}
+    for value in uncut:
+        if (
+            value.requires_grad
+        ):  # FSDP2 takes no scalars: each worker keeps them, and averages their gradients
+            value.register_post_accumulate_grad_hook(_average)
+    for block in _blocks(module):
+        fully_shard(block, mesh=mesh, ignored_params=uncut)
+    return fully_shard(module, mesh=mesh, ignored_params=uncut)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost learning members of ModuleLists that are called and nothing else, and share no parameter."""
+    owners = _owners(module)
+    inside: set[nn.Module] = set()
+    for each in module.modules():
+        if isinstance(each, nn.ModuleList) and each not in inside:
+            yield from (block for block in each if _may_be_cut(block, owners))
+            inside |= set(each.modules())
+
+
+def _may_be_cut(block: nn.Module, owners: Counter[nn.Parameter]) -> bool:
+    own = _owners(block)
+    alone = all(owners[value] == count for value, count in own.items())
+    learns = any(value.requires_grad for value in own)
+    return alone and learns and not any(_is_asked(type(part)) for part in block.modules())
+
+
+def _owners(module: nn.Module) -> Counter[nn.Parameter]:
+    """How often each parameter is named: tied ones more than once."""
+    return Counter(value for _, value in module.named_parameters(remove_duplicate=False))
+
+
+def _is_asked(kind: type[nn.Module]) -> bool:
+    """Whether it has other methods than forward: a block is gathered around that alone, so it stays with the root."""
+    ours = kind.__module__.startswith("components.")
+    return ours and any(not name.startswith("_") and name != "forward" for name in vars(kind))
+
+
+def _average(parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    dist.all_reduce(parameter.grad)
+    parameter.grad.div_(dist.get_world_size())

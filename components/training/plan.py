@@ -121,6 +121,7 @@ class TrainingPlan:
         self._check_warmup()
         self._check_batch()
         self._check_elastic()
+        self._check_slices()
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
@@ -191,6 +192,13 @@ class TrainingPlan:
             raise ConfigError(
                 f"batch_size={self.batch_size} leaves workers={self.workers} fewer than 2 pairs each, and a "
                 f"contrastive loss needs something to contrast; the smallest is {2 * self.workers}."
+            )
+
+    def _check_slices(self) -> None:
+        if self.parallel == "fsdp" and (self.optimiser == "lamb" or self.precision == "fp16"):
+            raise ConfigError(
+                f"parallel=fsdp with optimiser={self.optimiser} and precision={self.precision} cannot work: LAMB's "
+                "layer norms and fp16's scale would be of a slice; adamw or sgd with fp32 or bf16 does, or ddp."
             )
 
     def _check_elastic(self) -> None:

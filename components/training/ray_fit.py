@@ -34,8 +34,10 @@ def fit(job: TrainingJob) -> None:
     failure.forget(job.folder)
     before = -1
     while True:
-        _fit_once(job)
-        failure.raise_told(job.folder)
+        try:
+            _fit_once(job)
+        finally:
+            failure.raise_told(job.folder)
         reached = latest(job.checkpoints)
         step = reached.step if reached else 0
         if step == job.steps:
@@ -72,6 +74,8 @@ def train_settings(*, nodes_may_leave: bool) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": str(int(nodes_may_leave)),
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+        # A worker that waits for a lost one never leaves its process group in order: 30 s of a restart by default.
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "1",
     }
 
 

@@ -47,6 +47,8 @@ def work(saved: Mapping[str, Any]) -> None:
     Returns too where it is interrupted, or would fail the same way again: the driver reads the folder to know which.
     """
     job, context = TrainingJob.from_dict(saved), get_context()
+    if failure.is_told(job.folder):  # by rank 0 of the group before, which took the others with it
+        return
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device() if job.plan.gpus_per_worker else "cpu"
 
@@ -68,6 +70,8 @@ def work(saved: Mapping[str, Any]) -> None:
         except failure.FINAL as error:
             if rank == 0:
                 failure.tell(job.folder, error)
+            if world > 1:
+                raise  # else the others wait for it in their next collective
 
 
 def _is_drained() -> bool:

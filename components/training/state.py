@@ -16,6 +16,7 @@ from components.training.ema import Ema
 from components.training.lookahead import Lookahead
 from components.training.marker import CheckpointDamaged
 from components.training.optimiser import MOMENTS, optimiser_for, remembered
+from components.training.parallel import like
 from components.training.plan import TrainingPlan
 
 LEARNER, RAW, SCALER, SLOW = "learner/", "raw/", "scaler/", "slow"
@@ -126,7 +127,7 @@ class State:
                     tensors.check_like(file, f"{name}/{moment}", saved[f"{name}/{moment}"], value)
             # `step` lives beside the parameter too: that is where the fused kernel looks for it.
             self.optimiser.state[value] = {
-                moment: saved[f"{name}/{moment}"].to(value.device) for moment in names
+                moment: like(saved[f"{name}/{moment}"], value) for moment in names
             }
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.training.marker import CheckpointDamaged
+from components.training.parallel import like
 
 
 def named(model: nn.Module) -> dict[str, Tensor]:
@@ -58,7 +59,7 @@ def fill(file: Path, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
         check_like(file, name, saved[name], value)
     with torch.no_grad():
         for name, value in wanted.items():
-            value.copy_(saved[name])
+            value.copy_(like(saved[name], value))
 
 
 def check_like(file: Path, name: str, found: Tensor, wanted: Tensor) -> None:

@@ -69,6 +69,13 @@ def test_every_worker_gets_at_least_two_pairs():
     assert TrainingPlan(batch_size=8, workers=4).workers == 4
 
 
+def test_slices_are_refused_where_a_whole_layer_is_looked_at():
+    with pytest.raises(ConfigError, match=r"lamb .* cannot work"):
+        TrainingPlan(parallel="fsdp", optimiser="lamb")
+    with pytest.raises(ConfigError, match="fp16 cannot work"):
+        TrainingPlan(parallel="fsdp", precision="fp16")
+
+
 def test_a_batch_must_suit_every_number_of_workers_there_may_be():
     with pytest.raises(
         ConfigError, match=r"evenly by 3 workers, .* a multiple of 12 could, as 60\."
