@@ -52,7 +52,7 @@ from components.training.snapshot import (
 from components.training.state import State
 
 __all__ = ["CheckpointDamaged", "CheckpointMissing", "Origin", "latest", "load_model"]
-__all__ += ["load_part", "load_tokenizer", "pinned", "place", "put", "restore", "save"]
+__all__ += ["discard", "load_part", "load_tokenizer", "pinned", "place", "put", "restore", "save"]
 __all__ += ["sweep", "verify"]
 
 _UNFINISHED, _RETIRED = ".saving-", ".retired-"
@@ -189,6 +189,11 @@ def sweep(folder: Path, keep: int = 2) -> None:
     for prefix in (_UNFINISHED, _RETIRED):
         for path in folder.glob(f"{prefix}*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove one checkpoint; no reader finds half of it."""
+    _retire(path)
 
 
 def _describe(path: Path) -> Checkpoint:
