@@ -49,8 +49,17 @@ class VisionSlot(nn.Module):
 
     def encode(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """uint8 images -> (map_BND, pooled_BD). `keys_B` is for towers that remember; here it is not used."""
-        map_BND, pooled_BD = self.tower((pixels_BCHW - self.mean) / self.std)
+        map_BND, pooled_BD = self.tower(self._normalised(pixels_BCHW))
         return map_BND, pooled_BD
+
+    def pool(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
+        """The pooled vectors alone, which a ViT has for less than its map."""
+        if not isinstance(self.tower, VisionTransformer):
+            return self.encode(pixels_BCHW, keys_B)[1]
+        return self.tower.pool(self._normalised(pixels_BCHW))
+
+    def _normalised(self, pixels_BCHW: Tensor) -> Tensor:
+        return (pixels_BCHW - self.mean) / self.std
 
 
 class FrozenSlot(VisionSlot):
@@ -83,6 +92,10 @@ class FrozenSlot(VisionSlot):
                 return self._in_chunks(pixels_BCHW)
             self._cache.valid_for(self._weights())
             return self._cache.through(self._in_chunks, pixels_BCHW, keys_B)
+
+    def pool(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
+        """The pooled vectors; remembered ones cost nothing, and the map is remembered with them."""
+        return self.encode(pixels_BCHW, keys_B)[1]
 
     def _weights(self) -> tuple[tuple[int, int], ...]:
         # Where each tensor lies and how often it was written to: whoever loads or moves weights changes one of them.

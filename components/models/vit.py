@@ -33,9 +33,21 @@ class VisionTransformer(nn.Module):
         return side * side
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """(map_BND, pooled_BD)."""
+        x_BND = self._before_last(x_BCHW)
+        x_BND = self.blocks[-1](x_BND)
+        return x_BND[:, 1:], self.norm_after(x_BND[:, 0])
+
+    def pool(self, x_BCHW: Tensor) -> Tensor:
+        """The pooled vector alone: of the last block only the class token is computed."""
+        class_B = torch.zeros(x_BCHW.shape[0], dtype=torch.int64, device=x_BCHW.device)
+        return self.norm_after(self.blocks[-1](self._before_last(x_BCHW), at_B=class_B))
+
+    def _before_last(self, x_BCHW: Tensor) -> Tensor:
         patches_BND = self.patches(x_BCHW).flatten(2).transpose(1, 2)
         class_B1D = self.class_token.expand(len(x_BCHW), 1, -1)
         x_BND = self.norm_before(torch.cat([class_B1D, patches_BND], dim=1) + self.positions)
-        for block in self.blocks:
+        *firsts, _ = self.blocks
+        for block in firsts:
             x_BND = block(x_BND)
-        return x_BND[:, 1:], self.norm_after(x_BND[:, 0])
+        return x_BND

@@ -227,3 +227,19 @@ def test_a_checkpoint_holds_the_tower_and_needs_no_package(tmp_path, monkeypatch
     other.load_state_dict(load_file(tmp_path / "slot.safetensors"))
     images = _images(2)
     assert torch.equal(other.encode(images)[1], slot.encode(images)[1])
+
+
+@pytest.mark.parametrize("name", ["conv", "vit"])
+def test_the_pooled_vector_alone_is_the_one_beside_the_map(name: str) -> None:
+    torch.manual_seed(0)
+    slot, images = build_vision(name, 32).eval(), _images(3)
+    torch.testing.assert_close(slot.pool(images), slot.encode(images)[1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_frozen_tower_is_not_asked_again_for_a_pooled_vector(frozen: FrozenSlot) -> None:
+    asked: list[int] = []
+    frozen.tower.register_forward_hook(lambda *_: asked.append(1))
+    images, keys = _images(3), torch.arange(3)
+    wanted = frozen.encode(images, keys)[1]
+    assert torch.equal(frozen.pool(images, keys), wanted)
+    assert asked == [1]

@@ -1,0 +1,80 @@
+"""A CLIP training step beside open_clip's and transformers' from equal weights; equal losses are checked first."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import open_clip_peer
+import torch
+from clip_peers import CONFIG, sides
+from turns import aim, in_turns, matmul_gflops, peak_mb, ratio, settle, table
+
+from components.models.clip import Clip, ClipConfig
+
+
+def main() -> None:
+    """Measure and print."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--rows", type=int, default=64)
+    asked.add_argument("--rounds", type=int, default=3)
+    given = asked.parse_args()
+    if why := open_clip_peer.absent():
+        raise SystemExit(why)
+    settle()
+    params = sum(value.numel() for value in Clip(CONFIG).parameters())
+    print(
+        f"CLIP of {params / 1e6:.1f} M parameters, B={given.rows}, context 77, 15 tokens on average"
+    )
+    for bf16 in (False, True):
+        measure(given.rows, given.rounds, bf16)
+
+
+def measure(rows: int, rounds: int, bf16: bool) -> None:
+    """One precision."""
+    made = sides(rows, bf16)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        losses = {name: each.loss().item() for name, each in made.items()}
+    allowed = 2e-2 if bf16 else 2e-5
+    assert all(abs(value - losses["open_clip"]) < allowed for value in losses.values()), losses
+    print(
+        f"\n{'bf16' if bf16 else 'fp32'}: losses {', '.join(f'{value:.5f}' for value in losses.values())}"
+    )
+    steps = {name: each.steps() for name, each in made.items()}
+    found = in_turns(steps, rounds)
+    table(found, unit="samples/s", per_s=rows)
+    memory = {name: peak_mb(step) for name, step in steps.items()}
+    print("  memory of a step: " + ", ".join(f"{name} {mb:.0f} MB" for name, mb in memory.items()))
+    faster = {name: ratio(found["open_clip"], seconds)[0] for name, seconds in found.items()}
+    aim("ours over open_clip", faster["ours"], 1.3 if bf16 else 1.5)
+    aim("ours, text not cut, over open_clip", faster["ours, text not cut"], 1.05)
+    over = ratio(found["transformers"], found["ours, text not cut"])[0]
+    aim("ours, text not cut, over transformers", over, 1.05)
+    if not bf16:
+        seconds = sorted(found["ours, text not cut"])[rounds // 2]
+        share = rows * flops(CONFIG) / seconds / matmul_gflops() / 1e9
+        aim("ours, text not cut, share of the measured matmul", share, 0.55)
+
+
+def flops(config: ClipConfig) -> float:
+    """Of our step, per sample: three times the forward's products, with the whole context of a text; each last block
+
+    makes keys and values of all tokens, and the rest of one.
+    """
+    patches = (config.image_px // config.patch_px) ** 2
+    towers = (
+        (patches + 1, config.vision_width, config.vision_layers),
+        (config.max_tokens, config.text_width, config.text_layers),
+    )
+    forward = 2.0 * patches * 3 * config.patch_px**2 * config.vision_width
+    for tokens, width, layers in towers:
+        forward += (layers - 1) * (24 * tokens * width**2 + 4 * tokens**2 * width)
+        forward += 4 * tokens * width**2 + 20 * width**2 + 4 * tokens * width
+    return 3 * forward
+
+
+if __name__ == "__main__":
+    main()
