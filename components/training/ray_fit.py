@@ -64,12 +64,15 @@ def worker_settings(job: TrainingJob) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(job.plan.threads), "PYTHONPATH": str(_ROOT)}
 
 
-def train_settings(*, nodes_may_leave: bool) -> dict[str, str]:
+def train_settings(*, nodes_may_leave: bool, elastic: bool = False) -> dict[str, str]:
     """Ray Train's own settings, which it reads from the environment.
 
     nodes_may_leave: watch for nodes that are drained, for one more process.
+    elastic: after a node is lost Ray may still count with it; wait less than its 60 s before it counts again.
     """
+    patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"} if elastic else {}
     return {
+        **patience,
         # The controller looks at its workers this often; at its default of 2 s every fit ends with 7 s of idling.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": str(int(nodes_may_leave)),

@@ -58,9 +58,7 @@ def run_as_job(job: TrainingJob, address: str | None, follower: Follower) -> Non
         client.submit_job(
             entrypoint=shlex.join([sys.executable, "-m", __name__, str(job.folder / JOB)]),
             submission_id=name,
-            runtime_env={
-                "env_vars": {**worker_settings(job), **train_settings(nodes_may_leave=True)}
-            },
+            runtime_env={"env_vars": {**worker_settings(job), **_settings(job)}},
             metadata={"job": digest(job.to_dict())},
         )
     try:
@@ -81,6 +79,10 @@ def run_as_job(job: TrainingJob, address: str | None, follower: Follower) -> Non
             f"{client.get_job_info(name).message}\n{tail}",
             final=False,
         )
+
+
+def _settings(job: TrainingJob) -> dict[str, str]:
+    return train_settings(nodes_may_leave=True, elastic=job.plan.min_workers > 0)
 
 
 def _attach(client: Any, name: str, job: TrainingJob) -> bool:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Protocol
 
 STACKS = "stacks"
-_REARM_S = 0.5
 
 
 class Alive(Protocol):
@@ -37,7 +36,7 @@ def watched(folder: Path, rank: int, hang_s: float) -> Iterator[Alive]:
         def alive() -> None:
             nonlocal armed_s
             now_s = time.monotonic()
-            if now_s - armed_s > _REARM_S:  # a timer is a thread: not one for every step
+            if now_s - armed_s > hang_s / 20:  # a timer is a thread: not one for every step
                 armed_s = now_s
                 faulthandler.dump_traceback_later(hang_s, exit=True, file=file)
 
