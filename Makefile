@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Some machines forbid bytecode, and every child process then compiles the whole stack again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check data families bench-metrics clean
+.PHONY: demo test check data families distillation bench-metrics clean
 
 demo: data  ## install, then run the main job on real data
 	$(BIN)/diptych demo
@@ -14,6 +14,9 @@ data: .venv/.installed  ## every source's shards, as dvc.lock has them
 
 families: data  ## every family with three seeds against its controls -> docs/families.md; about an hour, may be resumed
 	OMP_NUM_THREADS=1 $(BIN)/python -m flows.families_report
+
+distillation: data  ## every student beside its teacher with three seeds -> docs/distillation.md; over an hour, may be resumed
+	OMP_NUM_THREADS=1 $(BIN)/python -m flows.retention_report
 
 bench-metrics: .venv/.installed  ## our caption metrics and the reference programmes, turn about; a quarter of an hour
 	$(BIN)/python tests/benchmarks/metrics.py

@@ -6,26 +6,35 @@ again: what is trained and measured is kept, and is read instead.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean
 
 from components import atomic
-from components.data.shards import ShardsMissing, open_shards
+from components.data.shards import open_shards
 from components.evaluation.measure import COLUMNS, measure_loaded
-from components.records import Checkpoint
-from components.training import progress
 from components.training.checkpoint import load_model
-from components.training.job import TrainingJob, run_job
-from flows.experiment import Experiment, ExperimentName, filled, read_experiment, run_key
+from components.training.job import run_job
+from flows.experiment import ExperimentName, read_experiment
+from flows.seeded_runs import (
+    SEEDS,
+    checkpoint_of,
+    cpu_s,
+    has_data,
+    job_of,
+    left_out,
+    short_digest,
+    spread,
+    stages_of,
+    whole,
+    write_below,
+)
 from infra.settings import Settings
 
-SEEDS = (0, 1, 2)
 PAGE = Path("docs/families.md")
 MARK = "<!-- Made by `make families`; everything below this line is written anew. -->"
 
@@ -54,10 +63,11 @@ class Result:
 def made(name: str, seed: int) -> Result:
     """One seed of an experiment, trained and measured, or read where it was kept."""
     settings = Settings.read()
-    experiment, job = _job(name, seed)
+    experiment = whole(name)
+    job = job_of(experiment, seed)
     plan = experiment.evaluation
     asked = [plan.to_dict(), [rule.metric for rule in experiment.gate]]
-    kept = job.folder / f"result-{_short_digest(asked)}.json"
+    kept = job.folder / f"result-{short_digest(asked)}.json"
     if not kept.exists():
         loaded = load_model(run_job(job).path)
         report = measure_loaded(
@@ -74,7 +84,7 @@ def made(name: str, seed: int) -> Result:
             count=report.count,
             trained=sum(each.numel() for each in loaded[0].parameters() if each.requires_grad),
             training=f"{job.plan.steps} × {job.plan.batch_size}" if job.learns else "",
-            cpu_s=_cpu_s(job),
+            cpu_s=cpu_s(job),
         )
         atomic.write_json(kept, asdict(found))
     # The newest of each experiment and seed, so that a page of some leaves the others as they were.
@@ -111,10 +121,10 @@ def main(names: Sequence[str]) -> None:
     settings.prepare()
     here, missing = [], []
     for name in names or [each.value for each in ExperimentName if _is_small(each.value)]:
-        (here if _has_data(name) else missing).append(name)
-    for stage in dict.fromkeys(stage for name in here for stage in _stages(name)):
+        (here if has_data(name) else missing).append(name)
+    for stage in dict.fromkeys(stage for name in here for stage in stages_of(name)):
         print(f"stage {stage}", flush=True)
-        _checkpoint_of(stage)
+        checkpoint_of(stage)
     with ProcessPoolExecutor(max_workers=2) as pool:
         # All with one seed first: a page that was interrupted has a number for each.
         asked = [pool.submit(made, name, seed) for seed in SEEDS for name in here]
@@ -130,53 +140,14 @@ def _write(missing: Sequence[str]) -> None:
     ordered = sorted(
         results, key=lambda each: (each.family, known.index(each.experiment), each.seed)
     )
-    head = PAGE.read_text(encoding="utf-8").partition(MARK)[0] if PAGE.exists() else ""
-    atomic.write_text(PAGE, f"{head}{MARK}\n\n{page(ordered)}{_left_out(missing)}")
-
-
-def _job(name: str, seed: int) -> tuple[Experiment, TrainingJob]:
-    settings = Settings.read()
-    experiment = filled(read_experiment(name), _checkpoint_of)
-    shards = open_shards(settings.repo / "data" / "shards" / experiment.source)
-    return experiment, TrainingJob(
-        family=experiment.family,
-        config=experiment.model.to_dict(),
-        plan=replace(experiment.training, seed=seed),
-        parts=experiment.parts,
-        distillation=experiment.distill,
-        shards=shards.path,
-        folder=settings.runs / run_key(experiment, shards.digest, seed),
-    )
-
-
-def _checkpoint_of(stage: str) -> Checkpoint:
-    """A stage's checkpoint, in the run folder that the flows would give it too."""
-    return run_job(_job(stage, 0)[1])
-
-
-def _stages(name: str) -> list[str]:
-    """The stages an experiment needs, those first that others need."""
-    origins = read_experiment(name).parts.values()
-    direct = [origin.name for origin in origins if origin.kind == "stage"]
-    return [each for stage in direct for each in (*_stages(stage), stage)]
+    write_below(PAGE, MARK, page(ordered) + left_out(missing))
 
 
 def _is_small(name: str) -> bool:
     # Paper-scale experiments are for clusters; a stage has no gate, for it is nobody's champion.
-    return not name.endswith("_paper") and bool(read_experiment(name).gate)
-
-
-def _has_data(name: str) -> bool:
-    try:
-        open_shards(Settings.read().repo / "data" / "shards" / read_experiment(name).source)
-    except ShardsMissing:
-        return False
-    return True
-
-
-def _cpu_s(job: TrainingJob) -> float:
-    lines = progress.read(job.progress) if job.learns else ()
-    return sum(line.values.get("cpu_s", 0.0) for line in lines)
+    # Students stand beside their teachers in docs/distillation.md.
+    experiment = read_experiment(name)
+    return not name.endswith("_paper") and bool(experiment.gate) and experiment.distill is None
 
 
 def _row(results: Sequence[Result], metric: str) -> str:
@@ -212,26 +183,12 @@ def _gap(results: Sequence[Result], metric: str) -> str:
 
 
 def _spread(results: Sequence[Result], name: str) -> str:
-    values = [result.values[name] for result in results if name in result.values]
-    if not values:
-        return "n/a"
-    spread = f" ± {pstdev(values):.3f}" if len(set(values)) > 1 else ""
-    return f"{fmean(values):.3f}{spread}"
+    return spread([result.values[name] for result in results if name in result.values])
 
 
 def _told(result: Result) -> None:
     shown = ", ".join(f"{metric} {result.values[metric]:.3f}" for metric in result.metrics)
     print(f"{result.experiment} seed {result.seed}: {shown} ({result.cpu_s:.0f} CPU-s)", flush=True)
-
-
-def _left_out(missing: Sequence[str]) -> str:
-    if not missing:
-        return ""
-    return f"\nNot measured here, as their source is not prepared on this machine: {', '.join(missing)}.\n"
-
-
-def _short_digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":

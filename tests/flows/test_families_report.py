@@ -11,8 +11,9 @@ from components.data.shards import write_shards
 from components.data.sources.shapes import scene
 from components.training import tensors
 from components.training.checkpoint import load_model
-from flows import experiment, families_report
+from flows import experiment
 from flows.families_report import Result, made, page
+from flows.seeded_runs import job_of, whole
 from infra.settings import Settings
 
 EXPERIMENT = """
@@ -54,7 +55,7 @@ def test_a_seed_is_loaded_once_to_be_measured_and_counted_and_then_read(home, mo
     assert made("frozen_tiny", 1) == found
     assert len(read) == 2
 
-    _, job = families_report._job("frozen_tiny", 1)
+    job = job_of(whole("frozen_tiny"), 1)
     model, _, _ = load_model(job.final)
     learns = [each.numel() for each in model.parameters() if each.requires_grad]
     assert found.trained == sum(learns) > 0
