@@ -21,7 +21,7 @@ import logging
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,21 @@ from components.training.snapshot import (
 from components.training.state import State
 
 __all__ = ["CheckpointDamaged", "CheckpointMissing", "Origin", "latest", "load_model"]
-__all__ += ["discard", "load_part", "load_tokenizer", "pinned", "place", "put", "restore", "save"]
-__all__ += ["sweep", "verify"]
+__all__ += ["discard", "load_part", "load_tokenizer", "pinned", "place", "put", "receive"]
+__all__ += ["restore", "save", "step_of", "sweep", "verify"]
 
+_STEP = "step-"
 _UNFINISHED, _RETIRED = ".saving-", ".retired-"
 
 
 def place(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step lies in its run's folder."""
-    return folder / f"step-{step:08d}"
+    return folder / f"{_STEP}{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The reverse of `place`."""
+    return int(path.name.removeprefix(_STEP))
 
 
 def save(
@@ -86,16 +92,21 @@ def put(folder: Path, taken: Snapshot) -> Checkpoint:
     A checkpoint of the same step is replaced. Raises `OSError` with the bytes needed if the disk refuses, with nothing
     left behind.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    building = folder / f"{_UNFINISHED}{secrets.token_hex(4)}"
-    building.mkdir()
-    try:
-        snapshot.write(building, taken)
-        _place(building, place(folder, taken.step))
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    return _describe(place(folder, taken.step))
+    return _build(folder, taken.step, lambda building: snapshot.write(building, taken))
+
+
+def receive(folder: Path, step: int, fill: Callable[[Path], None]) -> Checkpoint:
+    """Let `fill` copy a checkpoint's files from elsewhere, check them, and only then let them be seen in `folder`.
+
+    Raises as `fill` and `verify` do, with nothing left behind.
+    """
+
+    def fill_and_check(building: Path) -> None:
+        fill(building)
+        if (found := verify(building).step) != step:
+            raise CheckpointDamaged(building / marker.MARKER, f"it is of step {found}, not {step}")
+
+    return _build(folder, step, fill_and_check)
 
 
 def verify(path: Path) -> Checkpoint:
@@ -171,7 +182,7 @@ def latest(
     Each damaged one that is passed over is told to `on_damaged`, or logged as a warning.
     """
     tell = on_damaged or _warn
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in sorted(folder.glob(f"{_STEP}*"), reverse=True):
         try:
             return verify(path)
         except CheckpointDamaged as error:
@@ -179,13 +190,14 @@ def latest(
     return None
 
 
-def sweep(folder: Path, keep: int = 2) -> None:
-    """Remove all but the last `keep` checkpoints, and what a killed training left half-written.
+def sweep(folder: Path, keep: int = 2, spare: Collection[int] = ()) -> None:
+    """Remove all but the last `keep` checkpoints and those of the steps in `spare`, and what a kill left half-written.
 
-    Only the one process that writes this folder may call it.
+    Only the one process that writes this folder may call it, and nothing may be written into it meanwhile.
     """
-    for path in sorted(folder.glob("step-*"))[:-keep]:
-        _retire(path)
+    for path in sorted(folder.glob(f"{_STEP}*"))[:-keep]:
+        if step_of(path) not in spare:
+            _retire(path)
     for prefix in (_UNFINISHED, _RETIRED):
         for path in folder.glob(f"{prefix}*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -206,6 +218,19 @@ def _describe(path: Path) -> Checkpoint:
         seed=content["seed"],
         shards_digest=content["shards_digest"],
     )
+
+
+def _build(folder: Path, step: int, fill: Callable[[Path], None]) -> Checkpoint:
+    folder.mkdir(parents=True, exist_ok=True)
+    building = folder / f"{_UNFINISHED}{secrets.token_hex(4)}"
+    building.mkdir()
+    try:
+        fill(building)
+        _place(building, place(folder, step))
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return _describe(place(folder, step))
 
 
 def _place(building: Path, target: Path) -> None:

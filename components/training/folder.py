@@ -16,6 +16,8 @@ from components.training.plan import TrainingPlan
 
 JOB = "job.json"
 PARTS = "parts.json"
+_ELSEWHERE = ("folder", "shards", "mirror")
+"""Where things lie: a moved folder is the same run."""
 _LOCK = ".lock"
 _PATIENCE_S = 10.0
 
@@ -43,7 +45,7 @@ def held(folder: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
 def claim(folder: Path, job: Mapping[str, Any], *, begun: bool) -> None:
     """Write the job beside its checkpoints; if training has `begun`, check that it is the one written before.
 
-    Where things lie (`folder`, `shards`, a part's `path`) may differ, and so may the plan's `PLACEMENT`: a moved folder or
+    Where things lie (`folder`, `shards`, `mirror`, a part's `path`) may differ, and so may the plan's `PLACEMENT`: a moved folder or
     another number of workers is the same run. Raises `JobChanged` otherwise.
     """
     path = folder / JOB
@@ -110,6 +112,6 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str 
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             changed += _differences(old, new, f"{within}{key}.")
-        elif old != new and within + key not in ("folder", "shards") and key != "path":
+        elif old != new and within + key not in _ELSEWHERE and key != "path":
             changed.append(f"{within}{key} was {old!r}, is {new!r}")
     return changed

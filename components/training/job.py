@@ -7,9 +7,11 @@ finished job returns at once. On a CPU the result is bit for bit that of a train
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +24,26 @@ from components.data.batches import Batches, load_split
 from components.data.shards import open_shards, read_manifest
 from components.data.text import Tokenizer
 from components.data.texts import all_texts
-from components.failpoint import failpoint
 from components.models.parts import Origin, Part
 from components.records import BatchSpec, Checkpoint, Row, Shards
-from components.training import checkpoint, progress
+from components.training import checkpoint, progress, validation
 from components.training.building import build, find_part, random_part, starts
+from components.training.cost import Meter
 from components.training.distillation import taught
 from components.training.folder import JobChanged, claim, held, pin, pinned
 from components.training.gradients import LossOf
+from components.training.keeping import CHECKPOINTS, bring, keeping
 from components.training.loop import LossNotFinite, OnStep, Stop, fit
 from components.training.parallel import gathered, is_sliced, shared
 from components.training.plan import TrainingPlan
 from components.training.repeated import prepared
 from components.training.retelling import retold
 from components.training.rewinding import Passing, passed_over, rewind
+from components.training.snapshot import HostMemory, Snapshot, take
 from components.training.state import State, begin
 from components.training.teaching import Distillation
 from components.training.torch_settings import device_for, settled
+from components.training.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,8 @@ class TrainingJob:
     """What its slots are handed."""
     distillation: Distillation | None = None
     """The teacher it learns from beside its data, and how."""
+    mirror: str = ""
+    """Where its checkpoints are copied: a folder or what fsspec opens, as s3://bucket/prefix. No part of what it is."""
 
     def __post_init__(self) -> None:
         # A worker has another working directory, and JSON no tuples.
@@ -71,7 +78,7 @@ class TrainingJob:
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     @property
     def progress(self) -> Path:
@@ -105,6 +112,7 @@ class TrainingJob:
             "split": self.split,
             **({"parts": parts} if parts else {}),
             **({"distillation": self.distillation.to_dict()} if self.distillation else {}),
+            **({"mirror": self.mirror} if self.mirror else {}),
         }
 
     @classmethod
@@ -143,6 +151,8 @@ def run_job(
     raises, calling again goes on.
     """
     with held(job.folder) if rank == 0 else nullcontext(), settled(job.plan):
+        if rank == 0:
+            bring(job.folder, job.mirror)
         while not _attempt(job, rank, world, device_for(job.plan, device), on_step, stop):
             """Another batch was passed over."""
     if world > 1:
@@ -154,6 +164,7 @@ def _attempt(
     job: TrainingJob, rank: int, world: int, device: torch.device, on_step: OnStep, stop: Stop
 ) -> bool:
     """Go on from the newest checkpoint to the end; False where that led back to one before."""
+    began_s = time.monotonic()
     resumed = _resumed(job, rank, world, device)
     if rank == 0:
         claim(job.folder, job.to_dict(), begun=resumed is not None)
@@ -165,7 +176,7 @@ def _attempt(
             _index(job, made)
         return True
     try:
-        _train(job, made, rank, world, on_step, stop)
+        _train(job, made, rank, world, began_s, on_step, stop)
     except LossNotFinite as error:
         if job.plan.on_nan == "stop":
             raise
@@ -286,64 +297,87 @@ def _index(job: TrainingJob, made: _Made) -> None:
     if isinstance(made.model, Indexes):
         spec: BatchSpec = made.model.batch_spec()  # type: ignore[attr-defined]
         made.model.build(load_split(made.shards, job.split, spec.image_px), made.tokenizer)
-    _save(job, made, 0)
+    taken = _take(job, made, 0, HostMemory())
+    assert taken is not None, "there is memory for it"
+    checkpoint.put(job.checkpoints, taken)
+    checkpoint.sweep(job.checkpoints)
 
 
 def _train(
-    job: TrainingJob, made: _Made, rank: int, world: int, on_step: OnStep, stop: Stop
+    job: TrainingJob,
+    made: _Made,
+    rank: int,
+    world: int,
+    began_s: float,
+    on_step: OnStep,
+    stop: Stop,
 ) -> None:
     plan, state, batches = job.plan, made.state, made.batches
     assert state is not None and batches is not None, "it learns"
-    if rank == 0:
-        progress.drop_beyond(job.progress, made.start_step)
-        checkpoint.sweep(job.checkpoints)
-
     passed = passed_over(job.folder)
-
-    def report(step: int, values: Mapping[str, float]) -> None:
-        told = {**values, "rewinds": float(len(passed))} if passed else values
-        progress.append(job.progress, step, told)
-        on_step(step, told)
-
-    def keep(step: int) -> None:
-        _save(job, made, step, writes=rank == 0)
-
-    fit(
-        state,
-        Passing(batches, passed),
+    meter = Meter(Passing(batches, passed), made.device, world, began_s)
+    with keeping(
+        job.folder,
+        job.mirror,
         plan,
-        loss=made.loss,
-        start_step=made.start_step,
-        rank=rank,
+        meter,
+        begun_step=made.start_step,
         device=made.device,
-        on_step=report if rank == 0 else _ignored,
-        on_checkpoint=keep if rank == 0 or is_sliced(plan, world) else _ignored,
-        stop=stop,
+        rank=rank,
+        world=world,
+        measure=_measure(job, made, state, rank, world) if plan.val_batches else None,
+        on_step=on_step,
+    ) as keeper:
+
+        def report(step: int, values: Mapping[str, float]) -> None:
+            keeper.report(step, {**values, "rewinds": float(len(passed))} if passed else values)
+
+        fit(
+            state,
+            meter,
+            plan,
+            loss=made.loss,
+            start_step=made.start_step,
+            rank=rank,
+            device=made.device,
+            on_step=report,
+            on_checkpoint=lambda step: keeper.save(step, partial(_take, job, made, step)),
+            stop=stop,
+        )
+
+
+def _measure(
+    job: TrainingJob, made: _Made, state: State, rank: int, world: int
+) -> Callable[[], float]:
+    spec: BatchSpec = made.model.batch_spec()  # type: ignore[operator]
+    images = load_split(made.shards, validation.SPLIT, spec.image_px)
+    found = Validation(
+        images, spec, made.tokenizer, job.plan, rank=rank, world=world, device=made.device
     )
+    return partial(found.measure, state, made.loss)
 
 
-def _save(job: TrainingJob, made: _Made, step: int, *, writes: bool = True) -> None:
+def _take(job: TrainingJob, made: _Made, step: int, memory: HostMemory | None) -> Snapshot | None:
     state = made.state
-    kept = gathered(state.kept(), keep=writes) if state else None
-    weights = gathered(state.weights(), keep=writes) if state else None
-    if not writes:
-        return
-    checkpoint.save(
-        job.checkpoints,
-        made.model,
-        kept,
-        weights=weights,
-        tokenizer=made.tokenizer,
-        origin=checkpoint.Origin(
-            family=job.family,
-            config=made.model.config.to_dict(),  # type: ignore[union-attr, operator]
-            seed=job.plan.seed,
-            shards_digest=made.shards.digest,
-        ),
-        step=step,
+    kept = gathered(state.kept(), keep=memory is not None) if state else None
+    weights = gathered(state.weights(), keep=memory is not None) if state else None
+    if memory is None:
+        return None
+    origin = checkpoint.Origin(
+        family=job.family,
+        config=made.model.config.to_dict(),  # type: ignore[union-attr, operator]
+        seed=job.plan.seed,
+        shards_digest=made.shards.digest,
     )
-    failpoint("checkpoint_saved")
-    checkpoint.sweep(job.checkpoints)
+    return take(
+        made.model,
+        tokenizer=made.tokenizer,
+        origin=origin,
+        step=step,
+        state=kept,
+        weights=weights,
+        hold=memory.hold,
+    )
 
 
 def _check_same_shards(job: TrainingJob, resumed: Checkpoint | None, shards: Shards) -> None:
@@ -352,7 +386,3 @@ def _check_same_shards(job: TrainingJob, resumed: Checkpoint | None, shards: Sha
             f"{job.folder} was trained on the shards {resumed.shards_digest[:12]}, {job.shards} now holds "
             f"{shards.digest[:12]}. New data is a new run: train it in a folder of its own."
         )
-
-
-def _ignored(*_: Any) -> None:
-    """What the other workers do where rank 0 writes."""

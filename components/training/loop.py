@@ -98,9 +98,11 @@ def fit(
         meter.count(batch, skipped="skipped" in values)
         last = done == plan.steps
         stopped = not last and stop(done)
-        if done % plan.report_every == 0 or last or stopped:
+        saves = plan.saves_at(done) or stopped
+        # A checkpoint that is measured says so in the line of its step.
+        if done % plan.report_every == 0 or last or stopped or (saves and plan.val_batches):
             on_step(done, {**_floats(values), **meter.read()})
-        if done % plan.checkpoint_every == 0 or last or stopped:
+        if saves:
             on_checkpoint(done)
         if stopped:
             raise Interrupted(done)

@@ -57,6 +57,10 @@ class TrainingPlan:
     """Decides initial weights, batches and dropout."""
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always makes one."""
+    keep: int = 2
+    """How many checkpoints stay, the newest; one with the lowest `val_loss` stays beside them."""
+    val_batches: int = 0
+    """Batches of the split `val` whose mean loss each checkpoint is measured by, as `val_loss`; 0 measures none."""
     report_every: int = 10
     """Steps between lines of progress; the last step always makes one."""
     precision: Precision = "fp32"
@@ -94,7 +98,7 @@ class TrainingPlan:
         {"workers", "min_workers", "parallel", "gpus_per_worker", "cpus_per_worker", "threads"}
         | {"max_failures", "hang_s"}
         | {"accumulate", "activation_checkpointing", "compile", "deterministic", "on_nan"}
-        | {"checkpoint_every", "report_every"}
+        | {"checkpoint_every", "report_every", "keep", "val_batches"}
     )
     """Where and how it runs and what is told of it: a run may go on with other values of these.
 
@@ -139,6 +143,10 @@ class TrainingPlan:
     def decides(self) -> dict[str, Any]:
         """`to_dict` without `PLACEMENT`: what a run is known by."""
         return {name: value for name, value in self.to_dict().items() if name not in self.PLACEMENT}
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` finished steps."""
+        return step % self.checkpoint_every == 0 or step == self.steps
 
     def _check_whole(self, name: str, least: int) -> None:
         value = getattr(self, name)
@@ -224,6 +232,8 @@ _WHOLE = {
     "warmup_steps": 0,
     "seed": 0,
     "checkpoint_every": 1,
+    "keep": 1,
+    "val_batches": 0,
     "report_every": 1,
     "workers": 1,
     "min_workers": 0,

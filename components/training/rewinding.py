@@ -23,12 +23,13 @@ from components.training.loop import Batches, LossNotFinite
 MOST = 3
 """Batches that a run may pass over; a training that needs more diverges, and other data will not help it."""
 
-_FILE = "passed_over.json"
+PASSED_OVER = "passed_over.json"
+"""In the run's folder."""
 
 
 def passed_over(folder: Path) -> list[int]:
     """Numbers of the batches that a run passes over, in the order it met them."""
-    path = folder / _FILE
+    path = folder / PASSED_OVER
     found: list[int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return found
 
@@ -73,7 +74,7 @@ def rewind(folder: Path, checkpoints: Path, error: LossNotFinite, *, writes: boo
 
 
 def _note(folder: Path, checkpoints: Path, error: LossNotFinite, passed: list[int]) -> None:
-    atomic.write_json(folder / _FILE, [*passed, number(error.step, passed)])
+    atomic.write_json(folder / PASSED_OVER, [*passed, number(error.step, passed)])
     for path in sorted(checkpoints.glob("step-*"), reverse=True):
         if _is_finite(path):
             break
