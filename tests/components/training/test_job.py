@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from components.config import ConfigError
 from components.data.shards import write_shards
@@ -222,6 +223,46 @@ def test_an_interrupted_job_goes_on_from_its_checkpoint_to_the_same_end(make_job
         for each in (undisturbed, job)
     ]
     assert same[0] == same[1]
+
+
+def test_averages_are_what_a_checkpoint_is_loaded_as_and_training_goes_on_from_the_weights(
+    make_job,
+):
+    changes = {
+        "ema": 0.9,
+        "optimiser": "lamb",
+        "lookahead": 3,
+        "accumulate": 2,
+        "precision": "fp16",
+    }
+    expected = run_job(make_job(name="undisturbed", **changes))
+    job = make_job(**changes)
+    with pytest.raises(InterruptedError):
+        run_job(job, on_step=stop_after(9))
+    assert run_job(job).digest == expected.digest
+    averages = load_model(expected.path)[0].state_dict()
+    raw = load_file(expected.path / "state.safetensors")
+    assert not torch.equal(averages["projection.weight"], raw["raw/projection.weight"])
+
+
+def test_blocks_computed_again_change_neither_weights_nor_names(make_job):
+    plain = run_job(make_job(name="plain"))
+    again = run_job(make_job(name="again", activation_checkpointing=True))
+    assert again.digest == plain.digest
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_determinism_is_what_the_plan_says_while_it_trains_and_no_longer(make_job, deterministic):
+    seen = []
+
+    def look(step: int, values: object) -> None:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        seen.append(not torch.backends.cudnn.benchmark)
+
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    run_job(make_job(steps=3, deterministic=deterministic), on_step=look)
+    assert set(seen) == {deterministic}
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
 
 
 def test_a_damaged_checkpoint_costs_one_interval_and_not_the_run(make_job, caplog):
