@@ -38,6 +38,8 @@ class Chosen:
     family: str
     model: Any
     tokenizer: Tokenizer
+    path: Path
+    """Its checkpoint."""
     own: EvaluationPlan | None = None
     """How it was measured, so far as it is told to write and to name; None for a folder, which nobody kept that with."""
 
@@ -85,7 +87,9 @@ def choose(version: str, settings: Settings) -> Chosen:
     else:
         title, path, own = _from_registry(version, settings)
     model, tokenizer, checkpoint = load_model(path)
-    return Chosen(title=title, family=checkpoint.family, model=model, tokenizer=tokenizer, own=own)
+    return Chosen(
+        title=title, family=checkpoint.family, model=model, tokenizer=tokenizer, path=path, own=own
+    )
 
 
 def _from_registry(version: str, settings: Settings) -> tuple[str, Path, EvaluationPlan]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.cli_asking import asking
+from flows.cli_exporting import exporting
 from flows.cli_options import Debug, ExperimentArgument, Overrides, check
 from flows.cli_scoring import scoring
 from flows.cli_training import training
@@ -248,6 +249,7 @@ def _night(experiments: list[str], overrides: list[str], force: bool, debug: boo
 
 app.add_typer(training)
 app.add_typer(asking)
+app.add_typer(exporting)
 app.add_typer(scoring)
 
 

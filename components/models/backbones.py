@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from components.config import ConfigError
 from components.models.frozen_tower import FeatureCache
+from components.models.graphs import has_values
 from components.models.lite0 import SHA256 as LITE0_SHA256
 from components.models.lite0 import Lite0
 from components.models.parts import Origin, Part
@@ -84,6 +85,8 @@ class FrozenSlot(VisionSlot):
 
     def encode(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """uint8 images -> (map_BND, pooled_BD), computed once for each key and its pixels in this process."""
+        if not has_values():
+            return super().encode(pixels_BCHW)
         # Remembered tensors must serve training later, and inference tensors cannot; nor may it matter whether the
         # first to ask was a bf16 training or an fp32 evaluation.
         fp32 = torch.autocast(pixels_BCHW.device.type, enabled=False)

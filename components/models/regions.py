@@ -54,7 +54,10 @@ class Standardised(nn.Module):
         Never less than a tenth of the usual: a channel that was silent so far would drown all others once it speaks.
         """
         deviation_D = (self.square - self.mean**2).clamp(min=0).sqrt()
-        return deviation_D.clamp(min=max(0.1 * float(deviation_D.median()), 1e-3))
+        # The lower median, by sorting: ONNX has no median.
+        median = deviation_D.sort().values[(deviation_D.shape[0] - 1) // 2]
+        least = (0.1 * median.double()).clamp(min=1e-3)
+        return torch.maximum(deviation_D, least.to(deviation_D.dtype))
 
     @torch.no_grad()
     def _look(self, regions_ND: Tensor) -> None:

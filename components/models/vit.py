@@ -45,7 +45,7 @@ class VisionTransformer(nn.Module):
 
     def _before_last(self, x_BCHW: Tensor) -> Tensor:
         patches_BND = self.patches(x_BCHW).flatten(2).transpose(1, 2)
-        class_B1D = self.class_token.expand(len(x_BCHW), 1, -1)
+        class_B1D = self.class_token.expand(x_BCHW.shape[0], 1, -1)
         x_BND = self.norm_before(torch.cat([class_B1D, patches_BND], dim=1) + self.positions)
         *firsts, _ = self.blocks
         for block in firsts:
