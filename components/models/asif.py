@@ -177,11 +177,8 @@ class Asif(nn.Module):
         return self._describe(self._read(tokens_BT, lengths_B), self.text_anchors, self.text_centre)
 
     def score(self, images: Relative, texts: Relative) -> Tensor:
-        """(B, M) scores in [-1, 1] of each image with each text; never more than a chunk of anchors is unfolded."""
-        scores_BM = images.values_BK.new_zeros(len(images.values_BK), len(texts.values_BK))
-        for start, end in self._chunks():
-            scores_BM += images.dense(start, end) @ texts.dense(start, end).T
-        return scores_BM
+        """(B, M) scores in [-1, 1] of each image with each text; no anchor is unfolded."""
+        return images.products(texts)
 
     def explain(self, pixels_CHW: Tensor, tokens_T: Tensor) -> tuple[Tensor, Tensor]:
         """Which anchors make one image and one text fit: rows (K,) and what each adds to the score, most first."""
