@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from components.training import progress
+from components.training.checkpoint import latest
+from components.training.presence import wait_empty
 from infra import processes, stack
 from infra.deployments import deploy
 from infra.http_json import ask, ask_prefect
@@ -107,13 +111,8 @@ def first(platform: Settings, page: Any) -> Night:
 @pytest.fixture(scope="module")
 def second(platform: Settings, page: Any, first: Night) -> Night:
     """The same with another number of steps, started through the API."""
-    name = "/api/deployments/name/nightly-retrain/nightly-retrain"
-    deployment = ask(platform.prefect_port, name)[1]["id"]
     parameters = {"experiments": [EXPERIMENT], "overrides": overrides(STEPS[1])}
-    code, run = ask_prefect(
-        platform, f"/deployments/{deployment}/create_flow_run", {"parameters": parameters}
-    )
-    assert code == 201, run
+    run = start(platform, "nightly-retrain", parameters)
     page.goto(f"{platform.prefect_url}/v2/runs/flow-run/{run['id']}")
     return watch(platform, page)
 
@@ -203,6 +202,52 @@ def test_two_nights_stand_side_by_side_in_mlflow(
         page.wait_for_timeout(500)
     page.get_by_role("heading", name="Comparing 2 Runs").scroll_into_view_if_needed()
     keep(page, "mlflow_compare")
+
+
+@pytest.mark.faults
+def test_cancelling_a_run_stops_its_ray_job_with_a_checkpoint_and_frees_its_workers(
+    platform: Settings,
+) -> None:
+    endless = ["training.steps=1000000", "training.checkpoint_every=1000000"]
+    parameters = {"experiment": "virtex_tiny", "overrides": [*endless, "training.report_every=5"]}
+    run = start(platform, "train-model", parameters)
+
+    def trains() -> list[Path]:
+        files = platform.runs.glob("*/progress.jsonl")
+        return [file for file in files if not list((file.parent / "checkpoints").glob("step-*"))]
+
+    assert processes.wait_until(trains, NIGHT_S)
+    (file,) = trains()
+    cancelled_s = time.monotonic()
+    state = {"state": {"type": "CANCELLING"}}
+    assert ask_prefect(platform, f"/flow_runs/{run['id']}/set_state", state)[0] < 300
+    assert wait_empty(file.parent, 60)
+    freed_s = time.monotonic() - cancelled_s
+    reached = progress.read(file)[-1].step
+    assert latest(file.parent / "checkpoints").step == reached, "of the step it was at"
+
+    def told() -> str:
+        wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+        (found,) = ask_prefect(platform, "/flow_runs/filter", wanted)[1]
+        return found["state"]["type"]
+
+    assert processes.wait_until(lambda: told() == "CANCELLED", 60), told()
+    token = {"Authorization": f"Bearer {platform.ray_token_file.read_text()}"}
+    jobs = ask(platform.ray_port, "/api/jobs/", headers=token)[1]
+    assert not [job for job in jobs if job["status"] in ("PENDING", "RUNNING")]
+    print(f"cancelled: workers gone after {freed_s:.1f} s")
+    assert freed_s < 15
+
+
+def start(settings: Settings, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """A run of a deployment, through the API."""
+    path = f"/api/deployments/name/{name}/{name}"
+    deployment = ask(settings.prefect_port, path)[1]["id"]
+    code, run = ask_prefect(
+        settings, f"/deployments/{deployment}/create_flow_run", {"parameters": parameters}
+    )
+    assert code == 201, run
+    return run
 
 
 def shown_beside(page: Any, metric: str) -> list[Any]:
