@@ -6,7 +6,7 @@ Besides the letters of `records.py`: M documents, S images of a document, P posi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from components.abilities import LanguageModel, Shots
+from components.abilities import LanguageModel, Shots, Views
 from components.config import Config, ConfigError
 from components.models.backbones import frozen_vision
 from components.models.blocks import KeysValues
@@ -25,10 +25,19 @@ from components.models.interleave import (
     behind_shots,
     interleave,
     padded_left,
+    require_room,
 )
 from components.models.parts import NO_PARTS, Part, handed
 from components.models.prompts import write_answers
-from components.models.resampler import Activation, GatedCrossAttention, Resampler, Written, looking
+from components.models.resampler import (
+    Activation,
+    GatedCrossAttention,
+    Resampler,
+    Written,
+    looked_from,
+    looking,
+    openness,
+)
 from components.objectives.language import mean_log_likelihood, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
@@ -127,14 +136,14 @@ class Flamingo(nn.Module):
                 self.lm.width, self.vision.map_width, config.gated_heads, config.head_width,
                 config.activation,
             )
-            for _ in range(len(self.lm.blocks) // config.every)
+            for _ in looked_from(self.lm.blocks, config.every)
         )  # fmt: skip
         self.rows = nn.Parameter(torch.randn(2, self.lm.width) * 0.02)
         words = self.lm.vocab_size
         self.marks = Marks(
             bos=self.lm.bos_id, eos=self.lm.eos_id, pad=self.lm.pad_id, image=words, chunk=words + 1
         )
-        self._refuse_lm()
+        require_room(self.lm, config.images_per_document * config.max_tokens + 2)
 
     def train(self, mode: bool = True) -> Flamingo:
         """The LM stays in eval mode: what is frozen drops nothing."""
@@ -159,20 +168,31 @@ class Flamingo(nn.Module):
 
         The part `gate` is the mean of |tanh| of all gates: 0 as long as the LM is alone.
         """
-        documents = self._documents(batch)
+        return self.view_loss(self.views(batch), batch)
+
+    def views(
+        self, batch: Batch, wanted: Collection[str] = (), like: Views | None = None
+    ) -> dict[str, Tensor]:
+        """Logits of each token that is learnt, `tokens`, each image's `latents`, and the documents as they were drawn."""
+        documents = self._documents(batch) if like is None else Documents.of(like)
+        latents_BRD = self._latents(batch.pixels_BCHW, batch.keys_B)
         # Where a document has fewer images, row 0's, which no token sees.
-        latents_MSRD = self._latents(batch.pixels_BCHW, batch.keys_B)[
-            documents.rows_MS.clamp(min=0)
-        ]
+        latents_MSRD = latents_BRD[documents.rows_MS.clamp(min=0)]
         hidden_MTD, _ = self._read(documents.tokens_MT, documents.times_MT, latents_MSRD)
-        labels_MT = documents.labels_MT[:, 1:]
-        learnt_MT = labels_MT != NO_LABEL
-        total = token_cross_entropy(
-            self._logits(hidden_MTD[:, :-1][learnt_MT]), labels_MT[learnt_MT]
-        )
-        gates = [(layer.attention_gate, layer.layers_gate) for layer in self.gated]
-        gate = torch.stack([value for pair in gates for value in pair]).tanh().abs().mean()
-        return Loss(total, {"words": total.detach(), "gate": gate.detach()}, learnt_MT.sum())
+        learnt_MT = documents.labels_MT[:, 1:] != NO_LABEL
+        return {
+            "tokens": self._logits(hidden_MTD[:, :-1][learnt_MT]),
+            "tokens_at": learnt_MT,
+            "latents": latents_BRD,
+            **vars(documents),
+        }
+
+    def view_loss(self, views: Views, batch: Batch) -> Loss:
+        """As `loss`."""
+        learnt_MT = views["tokens_at"]
+        total = token_cross_entropy(views["tokens"], views["labels_MT"][:, 1:][learnt_MT])
+        parts = {"words": total.detach(), "gate": openness(self.gated).detach()}
+        return Loss(total, parts, learnt_MT.sum())
 
     def prefill(
         self,
@@ -249,8 +269,10 @@ class Flamingo(nn.Module):
         gated = [param for param in self.gated.parameters() if param.ndim >= 2]
         vectors = [param for param in self.gated.parameters() if param.ndim == 1]
         gates = [param for param in self.gated.parameters() if param.ndim == 0]
-        spared = [*vectors, *self.resampler.parameters(), self.rows]
-        rate = self.config.gate_lr_scale
+        spared, rate = (
+            [*vectors, *self.resampler.parameters(), self.rows],
+            self.config.gate_lr_scale,
+        )
         return [
             {"name": "gated", "params": gated, "lr_scale": 1.0, "weight_decay": True},
             {"name": "gates", "params": gates, "lr_scale": rate, "weight_decay": False},
@@ -293,21 +315,19 @@ class Flamingo(nn.Module):
     def _looking(
         self, media: Sequence[KeysValues], sees_MTN: Tensor | None = None
     ) -> AbstractContextManager[None]:
-        blocks = list(self.lm.blocks)[self.config.every - 1 :: self.config.every]
-        return looking(blocks, self.gated, media, sees_MTN)
+        return looking(looked_from(self.lm.blocks, self.config.every), self.gated, media, sees_MTN)
 
     def _prefill(
         self, texts: Sequence[Sequence[int]], latents_MSRD: Tensor
     ) -> tuple[Written, Tensor, Tensor]:
         """`<bos>` and texts, padded on the left so that each row's next word follows the last column."""
-        self._refuse_text(max(map(len, texts)) + 1)
+        require_room(self.lm, max(map(len, texts)) + 1)
         tokens_MT, times_MT, mask_MT = padded_left(texts, self.marks, latents_MSRD.device)
         hidden_MTD, past = self._read(tokens_MT, times_MT, latents_MSRD, mask_MT)
         rows = torch.arange(len(texts), device=tokens_MT.device)
         last_MRD = latents_MSRD[rows, times_MT[:, -1] - 1]
         media = tuple(layer.attention.read(last_MRD) for layer in self.gated)
-        words_MV = self._words(hidden_MTD[:, -1])
-        return Written(past, media), words_MV, hidden_MTD * mask_MT[..., None]
+        return Written(past, media), self._words(hidden_MTD[:, -1]), hidden_MTD * mask_MT[..., None]
 
     def _query(self, prompts: Sequence[Sequence[int]] | None, row: int) -> list[int]:
         return [self.marks.image, *(prompts[row] if prompts else ())]
@@ -331,20 +351,3 @@ class Flamingo(nn.Module):
         ends = (logits_NV[:, self.marks.eos], logits_NV[:, self.marks.chunk])
         words_NV[:, self.marks.eos] = torch.logaddexp(*ends)
         return words_NV
-
-    def _refuse_lm(self) -> None:
-        config = self.config
-        if not self.gated:
-            raise ConfigError(
-                f"every={config.every} leaves no gated layer in a language model of {len(self.lm.blocks)} blocks; "
-                f"at most {len(self.lm.blocks)} works."
-            )
-        self._refuse_text(config.images_per_document * config.max_tokens + 2)
-
-    def _refuse_text(self, tokens: int) -> None:
-        most = self.lm.max_positions
-        if most is not None and tokens > most:
-            raise ConfigError(
-                f"A text of {tokens} tokens, and the language model has {most} positions; take fewer demonstrations, "
-                "fewer images_per_document, a smaller max_tokens, or a language model trained with more positions."
-            )

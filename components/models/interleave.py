@@ -7,13 +7,14 @@ none. M documents, S images each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from components.abilities import Shots
+from components.abilities import LanguageModel, Shots, Views
+from components.config import ConfigError
 
 NO_LABEL = -100
 
@@ -42,6 +43,11 @@ class Documents:
     """int64: the number of the image that a token sees, from 1; 0 where it sees none."""
     rows_MS: Tensor
     """int64: which row of the batch each image came from; -1 where a document has fewer."""
+
+    @classmethod
+    def of(cls, views: Views) -> Documents:
+        """The documents that another model read."""
+        return cls(**{each.name: views[each.name] for each in fields(cls)})
 
 
 def interleave(
@@ -161,3 +167,13 @@ def _document(
             lines += [image, *text]
     last = 0 if ahead else len(texts)
     return [*lines, (marks.eos, NO_LABEL if ahead else marks.eos, last)]
+
+
+def require_room(lm: LanguageModel, tokens: int) -> None:
+    """Raise ConfigError for a text of more tokens than a language model has positions."""
+    most = lm.max_positions
+    if most is not None and tokens > most:
+        raise ConfigError(
+            f"A text of {tokens} tokens, and the language model has {most} positions; take fewer demonstrations, "
+            "fewer images_per_document, a smaller max_tokens, or a language model trained with more positions."
+        )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.config import ConfigError
 from components.models.blocks import KeysValues, merge_heads, split_heads
 
 Activation = Literal["relu2", "gelu"]
@@ -165,6 +166,26 @@ class GatedCrossAttention(nn.Module):
         seen = self.attention(self.norm(x_BTD), media, sees_BTN)
         x_BTD = x_BTD + self.attention_gate.tanh() * seen
         return x_BTD + self.layers_gate.tanh() * self.layers(x_BTD)
+
+
+def looked_from(blocks: Sequence[nn.Module], every: int) -> list[nn.Module]:
+    """The blocks of a language model that a gated layer stands before: each whose number, from 1, is a multiple.
+
+    Raises ConfigError where there is none.
+    """
+    chosen = list(blocks)[every - 1 :: every]
+    if not chosen:
+        raise ConfigError(
+            f"every={every} leaves no gated layer in a language model of {len(blocks)} blocks; at most {len(blocks)} "
+            "works."
+        )
+    return chosen
+
+
+def openness(gated: Iterable[nn.Module]) -> Tensor:
+    """Mean of |tanh| of all gates of gated layers: 0 as long as the language model is alone."""
+    gates = [value for layer in gated for value in (layer.attention_gate, layer.layers_gate)]
+    return torch.stack(gates).tanh().abs().mean()
 
 
 @dataclass(frozen=True)
