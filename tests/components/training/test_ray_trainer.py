@@ -111,7 +111,7 @@ def test_a_launcher_that_cannot_run_the_plan_is_refused(make_job):
 def test_two_workers_of_a_local_ray_train_what_one_call_does(make_job, ray_here):
     lines = []
     alone = train(make_job("alone"), launcher="inline")
-    job = make_job("two", workers=2, cpus_per_worker=0.5)
+    job = make_job("two", workers=2)
     together = train(job, launcher="local", on_line=lines.append)
     assert [line.step for line in lines] == steps_of(job) == [3, 6, 9, 12]
     one, two = load_model(alone.path)[0], load_model(together.path)[0]
@@ -151,6 +151,14 @@ def test_an_error_that_would_come_again_is_raised_once_with_its_name(make_job, r
     with pytest.raises(TrainingFailed, match=r"LossNotFinite: Step \d+ is not finite") as failed:
         train(job, launcher="local")
     assert failed.value.kind == "LossNotFinite"
+
+
+@pytest.mark.stack
+def test_workers_this_machine_has_no_room_for_are_refused_with_what_would_fit(make_job, ray_here):
+    with pytest.raises(
+        ConfigError, match=r"set training\.cpus_per_worker=[0-9.]+ or fewer workers"
+    ):
+        train(make_job("run", workers=2, cpus_per_worker=1000.0), launcher="local")
 
 
 LOCAL = """
