@@ -28,14 +28,20 @@ def gradients(
     parts: Sequence[Batch],
     batch: Batch,
     state: State,
+    cast: Callable[[], AbstractContextManager[Any]],
     sync: Callable[[bool], AbstractContextManager[Any]],
 ) -> Loss:
-    """As `gradients.gradients`, for a learner that `LearnsFromFeatures`; run(number, part, ask) is a seeded forward pass."""
+    """As `gradients.gradients`, for a learner that `LearnsFromFeatures`.
+
+    run(number, part, ask): a seeded forward pass in the plan's precision, which `cast` is for the loss. Each has its own:
+    what autocast keeps of a pass without a graph must not reach one with it.
+    """
     learner: Any = state.learner
     with torch.no_grad(), statistics_kept(learner):
         made = [run(number, part, _features) for number, part in enumerate(parts)]
     image_BD, text_BD = (torch.cat(each).requires_grad_() for each in zip(*made, strict=True))
-    found: Loss = learner.feature_loss(image_BD, text_BD, batch)
+    with cast():
+        found: Loss = learner.feature_loss(image_BD, text_BD, batch)
     state.scaler.scale(found.total).backward()
     # What the loss itself learns (a scale) has its gradient now, and workers wait for it with the others.
     own = [value for value in state.moved() if value.grad is not None]

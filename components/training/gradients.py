@@ -59,8 +59,8 @@ def gradients(
             return loss(part, ask) if ask else loss(part)
 
     if len(parts) > 1 and isinstance(state.learner, LearnsFromFeatures):
-        with cast(plan, batch):
-            found = feature_cache.gradients(run, parts, batch, state, partial(_sync, loss))
+        casting, syncing = partial(cast, plan, batch), partial(_sync, loss)
+        found = feature_cache.gradients(run, parts, batch, state, casting, syncing)
         total, _ = _over_workers(found.total, torch.ones_like(found.total))
         return Loss(total, found.parts)
     return _mean(run, parts, state, partial(_sync, loss))
@@ -113,10 +113,13 @@ def _over_workers(total: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _weighed(parts: list[Mapping[str, Tensor]], shares: Tensor) -> dict[str, Tensor]:
-    return {
-        name: (torch.stack([each[name].to(shares.dtype) for each in parts]) * shares).sum()
-        for name in parts[0]
-    }
+    """Means over the parts that have a value of that name: where nothing was there to average, none stands."""
+    found = {}
+    for name in dict.fromkeys(name for each in parts for name in each):
+        there = torch.tensor([name in each for each in parts], device=shares.device)
+        values = torch.stack([each[name].to(shares.dtype) for each in parts if name in each])
+        found[name] = (values * shares[there]).sum() / shares[there].sum()
+    return found
 
 
 def _sync(loss: Any, last: bool) -> AbstractContextManager[Any]:

@@ -19,6 +19,8 @@ from components.training.plan import TrainingPlan
 from components.training.state import begin
 
 PLAN = TrainingPlan(batch_size=16)
+FP16_SCALE = 256.0
+"""Small enough for the gradients of untrained models."""
 
 
 def still(name: str, build_tiny) -> nn.Module:
@@ -41,6 +43,8 @@ def gradient(model: nn.Module, batch: Batch, **changes) -> tuple[Loss, torch.Ten
     """The loss, and all gradients as one row."""
     plan = replace(PLAN, **changes)
     state = begin(model, plan)
+    if plan.precision == "fp16":
+        state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": FP16_SCALE})
     state.optimiser.zero_grad(set_to_none=True)
     seeded = partial(torch.manual_seed, 0)
     found = gradients(LossOf(model), batch, state, plan, lambda part: seeded())
@@ -82,6 +86,44 @@ def test_cached_features_give_the_gradient_of_the_batch(name, build_tiny, batch_
     # The control: four losses of four rows each are another loss.
     alone = torch.stack([model.loss(part).total for part in batch.split(4)]).mean().detach()
     assert abs(float(alone) - float(whole.total)) > 0.1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["clip", "virtex"])
+def test_in_half_precision_parts_give_the_gradient_but_for_rounding(
+    name, precision, build_tiny, batch_for
+):
+    model = build_tiny(name).eval()
+    batch = batch_for(model.batch_spec(), 16)
+    _, expected = gradient(model, batch)
+    _, whole = gradient(model, batch, precision=precision)
+    _, found = gradient(model, batch, precision=precision, accumulate=4)
+    scale = FP16_SCALE if precision == "fp16" else 1
+    assert far(whole / scale, expected) < 0.1
+    assert far(found / scale, expected) < 0.1
+
+
+def test_a_part_of_a_loss_that_some_micro_batches_lack_is_the_mean_of_the_others():
+    class Rare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def loss(self, batch: Batch) -> Loss:
+            rare = {"rare": batch.keys_B.double().mean()} if batch.keys_B[0] > 2 else {}
+            return Loss(self.weight * 1.0, {"all": batch.keys_B.double().mean(), **rare})
+
+        def param_groups(self):
+            return [{"name": "w", "params": [self.weight], "lr_scale": 1.0, "weight_decay": False}]
+
+    keys = torch.arange(8)
+    batch = Batch(
+        pixels_BCHW=torch.zeros(8, 3, 1, 1), tokens_BT=torch.ones(8, 2), lengths_B=keys,
+        groups_B=keys, keys_B=keys, prompts_B=keys,
+    )  # fmt: skip
+    found, _ = gradient(Rare(), batch, accumulate=4)
+    assert float(found.parts["all"]) == 3.5
+    assert float(found.parts["rare"]) == 5.5, "of rows 4 to 7"
 
 
 def test_dropout_is_the_same_in_both_passes_of_a_micro_batch(build_tiny, batch_for):
