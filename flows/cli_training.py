@@ -22,33 +22,70 @@ def train(
     experiment: ExperimentArgument,
     override: Overrides = None,
     workers: Workers = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with its newest unfinished run, or say why not.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Train one experiment up to a registered version, or a stage up to its checkpoint; promotes nothing."""
-    from flows.terminal import launcher, platform, say, show
+    from flows.terminal import launcher, platform, show
 
-    overrides = [*(override or []), *([f"training.workers={workers}"] if workers else [])]
+    overrides = _overrides(override, workers)
     check([experiment], overrides, debug)
     with platform(debug) as settings:
         from components.catalog import STAGES
-        from components.config import ConfigError
         from flows.experiment import read_experiment
-        from flows.train_model import train_model
-        from flows.train_stage import train_stage
+        from flows.resuming import newest_of, refuse_overrides
 
-        if read_experiment(experiment).family in STAGES:
-            if overrides:
-                raise ConfigError(
-                    f"{experiment} is a stage, and others name it by its file: change the file, or copy it to another "
-                    "name."
-                )
-            digest = train_stage(experiment, launcher(settings))
-            say(
-                f"{experiment} is ready for `parts: {{slot: stage:{experiment}}}`; checkpoint {digest[:12]}."
-            )
-            return
+        if resume:
+            _go_on(newest_of(experiment).key, overrides, launcher(settings))
+        elif read_experiment(experiment).family in STAGES:
+            from flows.train_stage import train_stage
 
-        show([train_model(experiment, overrides, launcher(settings))])
+            refuse_overrides(experiment, overrides)
+            _say_ready(experiment, train_stage(experiment, launcher(settings)))
+        else:
+            from flows.train_model import train_model
+
+            show([train_model(experiment, overrides, launcher(settings))])
+
+
+@training.command("resume")
+def resume_command(
+    run: Annotated[str, typer.Argument(help="A run's key (its folder's name) or its MLflow id.")],
+    workers: Workers = None,
+    debug: Debug = False,
+) -> None:
+    """Finish a run that was begun: training from its last checkpoint, measuring, registration."""
+    from flows.terminal import launcher, platform
+
+    with platform(debug) as settings:
+        from flows.resuming import meant
+
+        _go_on(meant(run).key, _overrides(None, workers), launcher(settings))
+
+
+def _go_on(key: str, overrides: list[str], launcher: str) -> None:
+    from flows.resume_run import resume_run
+    from flows.terminal import say, show
+
+    outcome = resume_run(key, overrides, launcher)
+    if outcome is None:
+        say(f"{key} is ready as a part of others.")
+    else:
+        show([outcome])
+
+
+def _overrides(given: list[str] | None, workers: int | None) -> list[str]:
+    return [*(given or []), *([f"training.workers={workers}"] if workers else [])]
+
+
+def _say_ready(experiment: str, digest: str) -> None:
+    from flows.terminal import say
+
+    say(
+        f"{experiment} is ready for `parts: {{slot: stage:{experiment}}}`; checkpoint {digest[:12]}."
+    )
 
 
 @training.command()

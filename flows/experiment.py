@@ -84,6 +84,9 @@ class Experiment:
     """Whom it learns from beside its data; the teacher's digest is filled in before anything is named by it."""
     search: Search | None = None
     """What `diptych sweep` tries; no training of the experiment itself depends on it."""
+    file: str = ""
+    """What it was read from, as it was asked for; with `overrides` it is read again when a run goes on."""
+    overrides: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -119,7 +122,7 @@ def read_experiment(
     path, text = read_text(name, overrides)
     if path.stem in within:
         raise ConfigError(f"{' needs '.join((*within, path.stem))}: stages cannot need themselves.")
-    experiment = _typed(text, path)
+    experiment = replace(_typed(text, path), file=name, overrides=tuple(overrides))
     for origin in experiment.parts.values():
         if origin.kind == "stage":
             read_experiment(origin.name, within=(*within, path.stem))

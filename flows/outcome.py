@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from components.catalog import METRICS
 from components.evaluation.measure import COLUMNS
 from components.records import Checkpoint, Expectations, Failure, Report, Revision
+from components.training.cost import Cost
 from registry.gates import Verdict
 
 
@@ -22,6 +23,8 @@ class Candidate:
     report: Report
     number: int
     """Its number in the registry, under the experiment's name."""
+    cost: Cost | None = None
+    """What its training took; None where nothing was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +139,8 @@ def markdown(outcome: Outcome) -> str:
     parts = [f"## {outcome.experiment}", outcome.sentence()]
     if outcome.candidate is not None:
         parts += _measured(outcome.candidate.report, outcome.champion_report)
+        if outcome.candidate.cost is not None:
+            parts.append(cost_sentence(outcome.candidate.cost))
     if outcome.verdict is not None:
         parts.append(f"### Verdict: {'passed' if outcome.verdict.passed else 'refused'}")
         parts.append(
@@ -146,6 +151,16 @@ def markdown(outcome: Outcome) -> str:
         )
     parts.append(" · ".join(f"[{title}]({address})" for title, address in outcome.links.items()))
     return "\n\n".join(parts)
+
+
+def cost_sentence(cost: Cost) -> str:
+    """What a training took, as `Training took 512 s of cpu (12 s wasted), 25,600 samples, 409,600 tokens.`"""
+    wasted = f" ({cost.wasted_seconds:.0f} s wasted)" if cost.wasted_seconds >= 0.5 else ""
+    energy = f", {cost.energy_joules / 3600:.1f} Wh" if cost.energy_joules is not None else ""
+    return (
+        f"Training took {cost.device_seconds:.0f} s of {cost.device}{wasted}, {cost.samples:,} samples, "
+        f"{cost.tokens:,} tokens{energy}."
+    )
 
 
 def report_markdown(title: str, report: Report) -> str:

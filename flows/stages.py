@@ -12,6 +12,7 @@ from components.training.checkpoint import latest
 from flows.decisions import fetch_version, known_version
 from flows.experiment import Experiment, filled, filled_scorer, read_experiment
 from flows.publishing import alone, closing
+from flows.resuming import note
 from flows.services import services
 from flows.steps import open_run, train, training_job
 from flows.teacher_texts import with_texts
@@ -52,6 +53,7 @@ def make_stage(name: str, revision_of: RevisionOf, launcher: str) -> Checkpoint:
             get_run_logger().info("stage %s is known: %s", name, job.folder.name)
             return known
         run_id = open_run(experiment, revision, job, None)
+        note(experiment, job, run_id)
         with closing(run_id):
             checkpoint = train(experiment.name, job, launcher, run_id)
             tracking.log_file(run_id, checkpoint.path, "checkpoint")

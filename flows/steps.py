@@ -19,10 +19,10 @@ from components.evaluation.plan import EvaluationPlan
 from components.failpoint import failpoint
 from components.models.parts import Origin
 from components.records import Checkpoint, Report, Revision, Shards
-from components.training import progress, ray_trainer
+from components.training import cost, progress, ray_trainer, uploader
 from components.training.job import TrainingJob
 from components.training.ray_local import local_ray
-from flows import timing
+from flows import resuming, timing
 from flows.certifying import certificate_here, compiled_tables
 from flows.experiment import Experiment, run_key
 from flows.outcome import Candidate
@@ -43,6 +43,7 @@ def make_candidate(
     """Train, measure and register one experiment; every step is a no-op where it was done before."""
     job = training_job(experiment, revision.shards, attempt)
     run_id = open_run(experiment, revision, job, night_run)
+    resuming.note(experiment, job, run_id)
     with failing(run_id):
         checkpoint = train(experiment.name, job, launcher, run_id)
         reports = [
@@ -59,6 +60,7 @@ def make_candidate(
         checkpoint=checkpoint,
         report=reports[0],
         number=number,
+        cost=cost.total(job.folder / cost.FILE),
     )
 
 
@@ -139,7 +141,7 @@ def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint
     doors, began_s = services(), time.time()
     with doors.tracking.follow(job.progress, run_id) as follower:
         checkpoint = ray_trainer.train(
-            job,
+            replace(job, mirror=doors.settings.mirror),
             launcher=launcher,
             address=doors.settings.ray_address,
             on_line=teller(name, job.plan.steps),
@@ -151,6 +153,10 @@ def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint
             follower.problem,
             job.progress,
         )
+    if spent := cost.total(job.folder / cost.FILE):
+        doors.tracking.log_cost(run_id, spent)
+    if problem := uploader.problem(job.folder):
+        get_run_logger().warning("Its last checkpoint was not copied: %s", problem)
     timing.count_training(progress.read(job.progress), job.plan.batch_size, began_s)
     failpoint("trained")
     return checkpoint
@@ -203,6 +209,7 @@ def register(
         mlflow_run_id=run_id,
         flow_run_id=str(flow_run.id),
         git_commit=commit(),
+        cost=cost.total(job.folder / cost.FILE),
     )
     rows = read_manifest(revision.shards)
     shown = next(row for row in rows if row.sample.split == experiment.evaluation.split)

@@ -4,8 +4,9 @@ from functools import cache
 
 from prefect import flow
 
+from components.records import Revision
 from flows.decisions import is_registered, next_attempt
-from flows.experiment import ExperimentName, Launcher, read_competing
+from flows.experiment import Experiment, ExperimentName, Launcher, read_competing
 from flows.outcome import Outcome
 from flows.publishing import alone, closing, publish
 from flows.refresh_dataset import refresh_dataset
@@ -31,14 +32,19 @@ def train_model(
     revision = revision_of(chosen.source)
     with alone(chosen.name):
         attempt = next_attempt(chosen, revision.shards.digest, is_registered)
-        candidate = make_candidate(chosen, revision, attempt, launcher)
-        outcome = Outcome(
-            experiment=chosen.name,
-            family=chosen.family,
-            attempt=attempt,
-            candidate=candidate,
-            links=links(candidate.mlflow_run_id, chosen.name, candidate.number),
-        )
-        with closing(candidate.mlflow_run_id):
-            publish(outcome)
+        return to_version(chosen, revision, attempt, launcher)
+
+
+def to_version(experiment: Experiment, revision: Revision, attempt: int, launcher: str) -> Outcome:
+    """One attempt up to a registered version that no gate was asked about."""
+    candidate = make_candidate(experiment, revision, attempt, launcher)
+    outcome = Outcome(
+        experiment=experiment.name,
+        family=experiment.family,
+        attempt=attempt,
+        candidate=candidate,
+        links=links(candidate.mlflow_run_id, experiment.name, candidate.number),
+    )
+    with closing(candidate.mlflow_run_id):
+        publish(outcome)
     return outcome

@@ -88,6 +88,8 @@ class Settings:
     """Ray's dashboard, where its Jobs API lives."""
     ledger_address: str = field(default="", repr=False)  # may hold a password
     """SQLAlchemy address of the ledger; empty means SQLite in ``home``."""
+    mirror: str = ""
+    """Where checkpoints are copied while training: a folder, or an address as s3://bucket/prefix; empty for nowhere."""
     inherited: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """The environment it was read from: what a child inherits under the safe defaults."""
 
@@ -105,7 +107,7 @@ class Settings:
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """The settings of this environment; DIPTYCH_HOME, DIPTYCH_*_PORT and DIPTYCH_LEDGER_URL.
+        """The settings of this environment; DIPTYCH_HOME, DIPTYCH_*_PORT, DIPTYCH_LEDGER_URL and DIPTYCH_CHECKPOINTS.
 
         Raises SettingsError where a value cannot work. Reads only; ``prepare`` makes the folders.
         """
@@ -121,6 +123,7 @@ class Settings:
             home=home.resolve(),  # one name for one folder: what is ours is known by it
             repo=repo,
             ledger_address=environ.get("DIPTYCH_LEDGER_URL", ""),
+            mirror=_read_mirror(environ.get("DIPTYCH_CHECKPOINTS", "")),
             inherited=dict(environ),
             **ports,
         )
@@ -212,6 +215,7 @@ class Settings:
             "DIPTYCH_HOME": str(self.home),
             "DIPTYCH_ROOT": str(self.repo),  # prefect.yaml: where a flow run works
             "DIPTYCH_LEDGER_URL": self.ledger_url,
+            "DIPTYCH_CHECKPOINTS": self.mirror,
             **{variable: str(getattr(self, name)) for name, variable in PORT_VARIABLES.items()},
             "PREFECT_HOME": str(self.home / "prefect"),
             "PREFECT_API_URL": self.prefect_api_url,
@@ -235,6 +239,20 @@ def _read_port(variable: str, text: str) -> int:
         raise SettingsError(
             f"{variable}={text!r} is not a port. What works: a whole number from 1024 to 65535."
         ) from None
+
+
+def _read_mirror(text: str) -> str:
+    """An address as it is; a folder as an absolute path, for workers start elsewhere."""
+    scheme, separator, _ = text.partition("://")
+    if not text or (separator and scheme.replace("+", "").isalnum()):
+        return text
+    folder = Path(text).expanduser().absolute()
+    if separator or (folder.exists() and not folder.is_dir()):
+        raise SettingsError(
+            f"DIPTYCH_CHECKPOINTS={text!r} is no place for checkpoints. What works: a folder, or an address as "
+            "s3://bucket/prefix; unset copies them nowhere."
+        )
+    return str(folder)
 
 
 def _check_port(variable: str, port: int) -> None:

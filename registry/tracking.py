@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.records import Report, Revision
+from components.training.cost import Cost
 from components.training.progress import Progress
 from registry import pages
 from registry.follower import PATIENCE_S, POLL_S, Follower, following
@@ -94,6 +95,18 @@ class Tracking:
             for name, value in line.values.items()
         ]
         self._log_points(run_id, points)
+
+    def log_cost(self, run_id: str, cost: Cost) -> None:
+        """What the run took so far, as metrics `cost/…` by the number of its attempts; the same again is the same points."""
+        from mlflow.entities import Metric
+
+        with reaching(self.uri):
+            at = self._client.get_run(run_id).info.start_time
+        points = [
+            Metric(f"cost/{name}", value, at, cost.attempts) for name, value in cost.numbers.items()
+        ]
+        self._log_points(run_id, points)
+        self.log_tags(run_id, {"diptych.device": cost.device})
 
     def follower(self, path: Path, run_id: str) -> Follower:
         """What carries a progress file into a run; `sync()` delivers what an earlier process could not."""

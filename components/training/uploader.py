@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Collection
@@ -17,6 +18,13 @@ STATE = "mirror.json"
 _SLOWEST_RETRY_S = 60.0
 _LAST_TRIES = 3
 """How often the last checkpoint is tried again once training has ended."""
+
+
+def problem(folder: Path) -> str:
+    """Why the last checkpoint of a run's folder is not on its mirror; empty where it is, or has none."""
+    path = folder / STATE
+    told: str = json.loads(path.read_text(encoding="utf-8"))["problem"] if path.exists() else ""
+    return told
 
 
 class Uploader:

@@ -42,6 +42,14 @@ class RunEntry:
     flow_run_id: str
     git_commit: str
     recorded_at: datetime
+    device: str | None
+    device_seconds: float | None
+    wasted_seconds: float | None
+    samples: int | None
+    tokens: int | None
+    energy_joules: float | None
+    training_attempts: int | None
+    """How often its training was started; the cost's fields are those of `components/training/cost.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import RowMapping, Select, select
 
 from components.records import Expectations, Revision
+from components.training.cost import Cost
 from registry.gates import Verdict
 from registry.ledger import tables
 from registry.ledger.engine import make_engine
@@ -62,6 +63,7 @@ class Facts:
         mlflow_run_id: str,
         flow_run_id: str = "",
         git_commit: str = "",
+        cost: Cost | None = None,
     ) -> RunEntry:
         """Note a training that ended in a checkpoint. A second flow may deliver it again; LedgerConflict if it differs."""
         values = {
@@ -77,7 +79,10 @@ class Facts:
             "flow_run_id": flow_run_id,
             "git_commit": git_commit,
         }
-        witnesses = ("flow_run_id", "git_commit")
+        spent = _spent(cost)
+        values |= spent
+        # The same weights may be had twice, at another cost: the first stands.
+        witnesses = ("flow_run_id", "git_commit", *spent)
         return RunEntry(**add_once(self._engine, tables.run, ["key"], values, witnesses=witnesses))
 
     def record_version(
@@ -152,6 +157,14 @@ class Facts:
     def _all(self, query: Select[Any]) -> Sequence[RowMapping]:
         with self._engine.connect() as connection:
             return connection.execute(query).mappings().all()
+
+
+def _spent(cost: Cost | None) -> dict[str, Any]:
+    if cost is None:
+        return {}
+    values = asdict(cost)
+    values["training_attempts"] = values.pop("attempts")
+    return values
 
 
 def _verdict_entry(row: RowMapping) -> VerdictEntry:

@@ -10,10 +10,12 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     DateTime,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Integer,
@@ -90,6 +92,14 @@ run = Table(
     Column("flow_run_id", String(64), nullable=False),
     Column("git_commit", String(64), nullable=False),
     _recorded(),
+    # What it took; a build takes nothing, and before schema 0002 nobody counted.
+    Column("device", String(100), nullable=True),
+    Column("device_seconds", Float, nullable=True),
+    Column("wasted_seconds", Float, nullable=True),
+    Column("samples", BigInteger, nullable=True),
+    Column("tokens", BigInteger, nullable=True),
+    Column("energy_joules", Float, nullable=True),
+    Column("training_attempts", Integer, nullable=True),
     UniqueConstraint("experiment_digest", "shards_digest", "seed", "attempt"),
 )
 

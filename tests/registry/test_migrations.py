@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import IntegrityError
 
+from components.training.cost import Cost
 from registry.ledger import schema
 from registry.ledger.engine import make_engine
 from registry.ledger.schema import LedgerNewer, schema_of
@@ -41,14 +43,48 @@ def test_an_upgrade_keeps_the_rows(ledger, candidate, tmp_path, monkeypatch):
     """A next schema, made here: a column more. The rows of the first stay, and the triggers too."""
     entry = candidate(1)
     folder = tmp_path / "migrations"
-    _copy_with_a_second_migration(folder)
+    _copy_with_a_next_migration(folder)
     monkeypatch.setattr(schema, "FOLDER", folder)
     schema.migrate(ledger._engine, ledger.url)
-    assert schema_of(ledger._engine) == "0002"
+    assert schema_of(ledger._engine) == "0003"
     assert ledger.verdict_of(entry.run_key) == entry
-    assert raw(ledger).execute("SELECT device_seconds FROM run").fetchall() == [(None,)]
+    assert raw(ledger).execute("SELECT country FROM run").fetchall() == [(None,)]
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         raw(ledger).execute("UPDATE run SET seed = 1")
+
+
+def test_runs_of_the_first_schema_are_kept_without_a_cost_and_new_ones_have_theirs(
+    ledger_url, tmp_path
+):
+    made = config(ledger_url)
+    command.upgrade(made, "0001")
+    columns = "key, experiment, experiment_digest, family, shards_digest, seed, attempt"
+    columns += ", checkpoint_digest, mlflow_run_id, flow_run_id, git_commit, recorded_at"
+    old = sqlite3.connect(ledger_url.removeprefix("sqlite:///"), isolation_level=None)
+    old.execute(
+        f"INSERT INTO run ({columns}) VALUES ('old', 'e', 'd', 'clip', 's', 0, 0, 'c', 'm', '', '', '2026-01-01 00:00:00')"
+    )
+    ledger = Ledger(ledger_url).migrate()
+    assert schema_of(ledger._engine) == "0002"
+    found = ledger.run("old")
+    assert (found.seed, found.device_seconds, found.device) == (0, None, None)
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        raw(ledger).execute("UPDATE run SET device_seconds = 0")
+    cost = Cost(
+        device="cpu",
+        device_seconds=12.5,
+        wasted_seconds=2.5,
+        samples=2**40,
+        tokens=2**41,
+        energy_joules=None,
+        attempts=3,
+    )
+    facts = {"experiment": "e", "experiment_digest": "d", "family": "clip", "shards_digest": "s"}
+    facts |= {"seed": 1, "attempt": 1, "checkpoint_digest": "c", "mlflow_run_id": "m"}
+    new = ledger.record_run("new", **facts, cost=cost)
+    assert (new.device_seconds, new.samples, new.training_attempts) == (12.5, 2**40, 3)
+    again = ledger.record_run("new", **facts, cost=replace(cost, device_seconds=99.0))
+    assert again == new, "the first delivery stands"
 
 
 @pytest.mark.parametrize("table", sorted(metadata.tables))
@@ -72,7 +108,7 @@ def test_no_row_can_be_changed_or_deleted(ledger, candidate, table):
 
 def test_a_newer_ledger_is_refused_clearly_and_left_alone(ledger):
     raw(ledger).execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(LedgerNewer, match="schema 9999; this code knows up to 0001"):
+    with pytest.raises(LedgerNewer, match="schema 9999; this code knows up to 0002"):
         Ledger(ledger.url).migrate()
     assert schema_of(ledger._engine) == "9999"
 
@@ -81,7 +117,7 @@ def test_a_migration_that_dies_half_way_leaves_nothing_and_the_next_one_succeeds
     ledger_url, monkeypatch, tmp_path
 ):
     folder = tmp_path / "migrations"
-    _copy_with_a_second_migration(folder, body='    op.execute("INSERT INTO run (id) VALUES (1)")')
+    _copy_with_a_next_migration(folder, body='    op.execute("INSERT INTO run (id) VALUES (1)")')
     with monkeypatch.context() as patch:
         patch.setattr(schema, "FOLDER", folder)
         with pytest.raises(IntegrityError):
@@ -96,7 +132,7 @@ def test_a_migration_that_dies_half_way_leaves_nothing_and_the_next_one_succeeds
 def test_the_ledger_is_never_walked_back(ledger):
     with pytest.raises(RuntimeError, match="only grows"):
         command.downgrade(config(ledger.url), "base")
-    assert schema_of(ledger._engine) == "0001"
+    assert schema_of(ledger._engine) == "0002"
 
 
 def test_commits_survive_a_power_cut_and_writers_wait(ledger):
@@ -113,13 +149,13 @@ def test_commits_survive_a_power_cut_and_writers_wait(ledger):
     }
 
 
-def _copy_with_a_second_migration(
-    folder, body='    op.add_column("run", sa.Column("device_seconds", sa.Float(), nullable=True))'
+def _copy_with_a_next_migration(
+    folder, body='    op.add_column("run", sa.Column("country", sa.String(), nullable=True))'
 ):
     (folder / "versions").mkdir(parents=True)
-    for name in ("env.py", "script.py.mako", "versions/0001_first.py"):
+    for name in ("env.py", "script.py.mako", "versions/0001_first.py", "versions/0002_cost.py"):
         (folder / name).write_text((schema.FOLDER / name).read_text())
-    (folder / "versions/0002_more.py").write_text(
-        'import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = "0002", "0001"\n'
+    (folder / "versions/0003_more.py").write_text(
+        'import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = "0003", "0002"\n'
         f"def upgrade():\n{body}\n"
     )
