@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.models import Model
 from pandas import DataFrame
 from PIL import Image
 
@@ -148,6 +149,17 @@ def test_a_version_holds_no_pickle_and_says_outright_what_it_needs(versions, reg
     needs = next(path for path in files if path.name == "requirements.txt").read_text().splitlines()
     assert needs == requirements()
     assert not any("+" in need for need in needs)
+
+
+def test_a_version_answers_its_own_example_in_the_columns_it_says(versions, registered, tmp_path):
+    model, number, _ = registered("virtex")
+    copy = versions.fetch(model, number, tmp_path / "copy")
+    about = Model.load(str(copy))
+    example = about.load_input_example(str(copy))
+    assert list(example.columns) == about.signature.inputs.input_names() == ["image"]
+    said = versions.load(model, number, tmp_path / "here").predict(example)
+    assert list(said.columns) == about.signature.outputs.input_names()
+    assert isinstance(said["caption"][0], str)
 
 
 ELSEWHERE = """
