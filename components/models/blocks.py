@@ -105,6 +105,14 @@ class SelfAttention(nn.Module):
         )
         return self.outward(merge_heads(mixed))[:, 0]
 
+    def looks(self, x_BTD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, T): how much of each column a token reads, the mean over heads; rows sum to 1. mask: bool, as in `attend`."""
+        query, key, _ = (split_heads(part, self.heads) for part in self.inward(x_BTD).chunk(3, -1))
+        scores_BHTT = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        if mask is not None:
+            scores_BHTT = scores_BHTT.masked_fill(~mask, -torch.inf)
+        return scores_BHTT.softmax(dim=-1).mean(dim=1)
+
 
 class CrossAttention(nn.Module):
     """Multi-head attention of a sequence over a memory, whose keys and values can be made once."""

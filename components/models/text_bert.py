@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.config import Config, ConfigError
-from components.models.blocks import PostNormBlock
+from components.models.blocks import PostNormBlock, for_every_query
 from components.models.groups import by_shape
 from components.objectives.masking import IGNORED, hide_words, masked_cross_entropy
 from components.records import Batch, BatchSpec, Loss
@@ -103,10 +103,17 @@ class BertEncoder(nn.Module):
         segments = self.segments.weight[0] if segments_BT is None else self.segments(segments_BT)
         return self.words(tokens_BT) + segments + self.places.weight[:length]
 
-    def run(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """Embeddings -> states of the last block. mask_BT: bool, False for padding."""
+    def run(
+        self, x_BTD: Tensor, mask_BT: Tensor | None = None, looks: list[Tensor] | None = None
+    ) -> Tensor:
+        """Embeddings -> states of the last block.
+
+        mask_BT: bool, False for padding. looks: takes in where each token looks in the last block, the mean over heads.
+        """
         x_BTD = self.drop(self.norm(x_BTD))
         for block in self.blocks:
+            if looks is not None and block is self.blocks[-1]:
+                looks.append(block.attention.looks(x_BTD, for_every_query(mask_BT)))
             x_BTD = block(x_BTD, mask_BT)
         return x_BTD
 

@@ -6,7 +6,7 @@ Learns hidden words and whether a caption is of the image; and, where there are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.abilities import CannotAnswer, TextEncoder
+from components.abilities import CannotAnswer, TextEncoder, Views
 from components.config import ConfigError
 from components.data.answers import best
+from components.models.bert_start import copy_bert
 from components.models.bert_texts import append_mask, two_captions
 from components.models.groups import by_shape
 from components.models.parts import NO_PARTS, Part
@@ -30,7 +31,7 @@ from components.models.text_bert import (
     real,
 )
 from components.objectives.answers import answer_divergence
-from components.objectives.masking import IGNORED
+from components.objectives.masking import IGNORED, masked_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class VisualBert(nn.Module):
         if self.config.vision != "part":
             self.vision.initialise()
         if "text" in parts:
-            _copy_start(parts["text"], self)
+            copy_bert(parts["text"], self)
             if isinstance(parts["text"].module, TextBert):
                 self._regions_like_words()
 
@@ -169,17 +170,51 @@ class VisualBert(nn.Module):
         fewer are hidden count for more than in the whole batch.
         Raises AssertionError for a batch that is not of `batch_spec`.
         """
-        second_same_B = batch.second_same_B
-        assert second_same_B is not None, "batch_spec asks for second captions"
+        return self.view_loss(self.views(batch), batch)
+
+    def views(
+        self, batch: Batch, wanted: Collection[str] = (), like: Views | None = None
+    ) -> dict[str, Tensor]:
+        """Words' states under hidden words, `hidden`, and what the hidden ones are, `tokens`; matching's `logits`; what was
+        drawn to be hidden; and, if wanted, where words look in the last block, `attention`.
+
+        Raises AssertionError for a batch that is not of `batch_spec`.
+        """
         regions_BND = self.regions(batch.pixels_BCHW, batch.keys_B)
-        words, matching_BTD = self._words_and_matching(batch, second_same_B, regions_BND)
-        parts = {
-            "words": words,
-            "matching": F.cross_entropy(self.match_logits(matching_BTD), (~second_same_B).long()),
+        text_BT, lengths_B, segments_BT = self._hidden_in(batch)
+        read_BT, labels_BT = (
+            hide(self.config, text_BT) if like is None else (like["read"], like["labels"])
+        )
+        if self.answering is not None:
+            labels_BT = labels_BT.where(batch.second_same_B[:, None], IGNORED)
+        looks: list[Tensor] | None = [] if "attention" in wanted else None
+        states_BTD = self.encode(read_BT, lengths_B, regions_BND, segments_BT, looks=looks)
+        seen = {
+            "hidden": states_BTD,
+            "real": real(read_BT, lengths_B),
+            "read": read_BT,
+            "labels": labels_BT,
+            "tokens_at": labels_BT != IGNORED,
         }
+        seen["tokens"] = self.bert.name_words(states_BTD[seen["tokens_at"]])
+        if looks:
+            seen["attention"] = looks[0][:, : read_BT.shape[1]]
+        if not self.config.two_sentence:
+            states_BTD = self.encode(batch.second_BT, batch.second_lengths_B, regions_BND)
+        seen["logits"] = self.match_logits(states_BTD)
         if self.answering is not None and batch.answers_BA is not None:
-            logits_BA = self._answer_logits(batch.tokens_BT, batch.lengths_B, regions_BND)
-            parts["answers"] = answer_divergence(logits_BA, batch.answers_BA)
+            seen["answers"] = self._answer_logits(batch.tokens_BT, batch.lengths_B, regions_BND)
+        return seen
+
+    def view_loss(self, views: Views, batch: Batch) -> Loss:
+        """As `loss`."""
+        labels_N = views["labels"][views["tokens_at"]]
+        parts = {
+            "words": masked_cross_entropy(views["tokens"], labels_N),
+            "matching": F.cross_entropy(views["logits"], (~batch.second_same_B).long()),
+        }
+        if "answers" in views:
+            parts["answers"] = answer_divergence(views["answers"], batch.answers_BA)
         total = torch.stack(list(parts.values())).sum()
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
@@ -195,11 +230,13 @@ class VisualBert(nn.Module):
         regions_BND: Tensor | None,
         segments_BT: Tensor | None = None,
         regions_BN: Tensor | None = None,
+        looks: list[Tensor] | None = None,
     ) -> Tensor:
         """(B, T, D): states of the words, after all words and regions saw each other.
 
         regions_BND: regions as `regions` gives them; None reads the text alone.
         regions_BN: bool, False for regions that are padding.
+        looks: as `Bert.run` has it, over words and regions together.
         """
         x_BTD = self.bert.embed(tokens_BT, segments_BT)
         mask_BT, length = real(tokens_BT, lengths_B), tokens_BT.shape[1]
@@ -211,7 +248,7 @@ class VisualBert(nn.Module):
         if regions_BN is None:
             regions_BN = mask_BT.new_ones(seen_BND.shape[:2])
         both_BT = torch.cat([mask_BT, regions_BN], dim=1)
-        return self.bert.run(torch.cat([x_BTD, seen_BND], dim=1), both_BT)[:, :length]
+        return self.bert.run(torch.cat([x_BTD, seen_BND], dim=1), both_BT, looks)[:, :length]
 
     def match_logits(self, states_BTD: Tensor) -> Tensor:
         """(B, 2) over FITS and OTHER, read from the first token through the pooler."""
@@ -264,28 +301,20 @@ class VisualBert(nn.Module):
     def after_step(self) -> None:
         """Nothing to clamp."""
 
-    def _words_and_matching(
-        self, batch: Batch, second_same_B: Tensor, regions_BND: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of hidden words, and the states that matching is read from."""
-        second_BT, second_lengths_B = batch.second_BT, batch.second_lengths_B
-        assert second_BT is not None and second_lengths_B is not None, "batch_spec asks for them"
-        first = batch.tokens_BT, batch.lengths_B
+    def _hidden_in(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The text whose words are hidden, its lengths, and its segments where it is two captions."""
+        first, second = (
+            (batch.tokens_BT, batch.lengths_B),
+            (batch.second_BT, batch.second_lengths_B),
+        )
+        assert all(each is not None for each in second), "batch_spec asks for second captions"
         if self.config.two_sentence:
             both_BT, segments_BT, lengths_B = two_captions(
-                *first, second_BT, second_lengths_B, sep_id=self.config.sep_id
+                *first, *second, sep_id=self.config.sep_id
             )
-            read_BT, labels_BT = hide(self.config, both_BT)
-            states_BTD = self.encode(read_BT, lengths_B, regions_BND, segments_BT)
-            return self.bert.mask_loss(states_BTD, labels_BT), states_BTD
+            return both_BT, lengths_B, segments_BT
         # Where the first text is a question, words are learnt from second captions, and only from those of the image.
-        asked = self.answering is not None
-        caption_BT, lengths_B = (second_BT, second_lengths_B) if asked else first
-        read_BT, labels_BT = hide(self.config, caption_BT)
-        if asked:
-            labels_BT = labels_BT.where(second_same_B[:, None], IGNORED)
-        words = self.bert.mask_loss(self.encode(read_BT, lengths_B, regions_BND), labels_BT)
-        return words, self.encode(second_BT, second_lengths_B, regions_BND)
+        return *(first if self.answering is None else second), None
 
     def _answer_logits(self, tokens_BT: Tensor, lengths_B: Tensor, regions_BND: Tensor) -> Tensor:
         asked_BT, lengths_B = append_mask(tokens_BT, lengths_B, self.config.mask_id)
@@ -299,44 +328,3 @@ class VisualBert(nn.Module):
         """Regions' places and segments start as those of words (the paper's `special_visual_initialize`)."""
         self.visual_places.weight.copy_(self.bert.places.weight)
         self.visual_segments.weight.copy_(self.bert.segments.weight)
-
-
-def _copy_start(part: Part, model: VisualBert) -> None:
-    """Copy a TextBert's weights, or all but the tower and the answers of a VisualBERT's.
-
-    Raises ConfigError, nothing copied, for another model or other sizes.
-    """
-    named = f"The text model {part.origin.kind}:{part.origin.name}"
-    if not isinstance(part.module, TextBert | VisualBert):
-        raise ConfigError(
-            f"{named} is a {type(part.module).__name__}; VisualBERT starts from a TextBert or a VisualBERT."
-        )
-    whole = isinstance(part.module, VisualBert)
-    theirs, ours = (
-        {name: value for name, value in made.state_dict().items() if _is_start(name, whole)}
-        for made in (part.module, model)
-    )
-    unlike = [
-        f"{name} {tuple(theirs[name].shape) if name in theirs else 'missing'}"
-        for name, value in ours.items()
-        if name not in theirs or theirs[name].shape != value.shape
-    ] + sorted(theirs.keys() - ours.keys())
-    if unlike:
-        raise ConfigError(
-            f"{named} does not fit: {unlike[0]} of {len(unlike)} tensors. Give both configs the same width, layers, "
-            "heads, positions and vocabulary."
-        )
-    heads = part.module.config.heads, model.config.heads
-    if heads[0] != heads[1]:
-        raise ConfigError(
-            f"{named} has {heads[0]} heads, VisualBERT {heads[1]}; give both the same."
-        )
-    with torch.no_grad():
-        for name, value in ours.items():
-            value.copy_(theirs[name])
-
-
-def _is_start(name: str, whole: bool) -> bool:
-    # Statistics of regions belong to the tower they were looked at with.
-    own = ("vision.", "answering.", "standardised.")
-    return not name.startswith(own) if whole else name.startswith("bert.")

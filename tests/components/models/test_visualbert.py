@@ -89,19 +89,19 @@ def _part(module: nn.Module) -> Part:
 def _watch(model: VisualBert, monkeypatch) -> tuple[list, list]:
     """What is read, and the labels of hidden words, in order."""
     read, labels = [], []
-    encode, mask_loss = model.encode, model.bert.mask_loss
+    encode, view_loss = model.encode, model.view_loss
 
-    def reading(tokens, lengths, regions, *rest):
+    def reading(tokens, lengths, regions, *rest, **more):
         read.append((tokens, regions))
-        return encode(tokens, lengths, regions, *rest)
+        return encode(tokens, lengths, regions, *rest, **more)
 
-    def learning(states, hidden):
-        assert states.shape[:2] == hidden.shape
-        labels.append(hidden)
-        return mask_loss(states, hidden)
+    def learning(views, batch):
+        assert views["hidden"].shape[:2] == views["labels"].shape
+        labels.append(views["labels"])
+        return view_loss(views, batch)
 
     monkeypatch.setattr(model, "encode", reading)
-    monkeypatch.setattr(model.bert, "mask_loss", learning)
+    monkeypatch.setattr(model, "view_loss", learning)
     return read, labels
 
 
