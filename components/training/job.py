@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,13 @@ from components.catalog import MODELS
 from components.data.batches import Batches, load_split
 from components.data.shards import open_shards, read_manifest
 from components.data.text import Tokenizer
-from components.data.texts import all_texts
-from components.models.parts import Origin, Part
-from components.records import BatchSpec, Checkpoint, Row, Shards
-from components.training import checkpoint, progress, validation
-from components.training.building import build, find_part, random_part, starts
+from components.models.parts import Origin
+from components.records import BatchSpec, Checkpoint, Shards
+from components.training import checkpoint, job_parts, progress, validation
+from components.training.building import build, starts
 from components.training.cost import Meter
 from components.training.distillation import taught
-from components.training.folder import JobChanged, claim, held, pin, pinned
+from components.training.folder import JobChanged, claim, held
 from components.training.gradients import LossOf
 from components.training.keeping import CHECKPOINTS, bring, keeping
 from components.training.loop import LossNotFinite, OnStep, Stop, fit
@@ -218,7 +217,7 @@ def _make(
     _check_same_shards(job, resumed, shards)
     family = MODELS[job.family]
     rows = [row for row in read_manifest(shards) if row.sample.split == job.split]
-    parts, tokenizer = _parts(job, rows, resumed, writes=rank == 0)
+    parts, tokenizer = job_parts.handed_over(job, rows, resumed, writes=rank == 0)
     config = family.Config(**job.config).fitted(rows, tokenizer)
     torch.manual_seed(job.plan.seed)
     model: Any = build(job.family, config, parts)
@@ -245,39 +244,6 @@ def _make(
         start_step=start_step,
         device=device,
     )
-
-
-def _parts(
-    job: TrainingJob, rows: Sequence[Row], resumed: Checkpoint | None, *, writes: bool
-) -> tuple[dict[str, Part], Tokenizer]:
-    """What the slots are handed, and the tokenizer: that of the slot the family reads with, else one of its own."""
-    # What a training began with it goes on with: a folder or a Hub name may hold other weights by now.
-    began = pinned(job.folder, job.parts)
-    began |= checkpoint.pinned(resumed.path) if resumed else {}
-    found = {
-        slot: checkpoint.load_part(Path(origin.path), origin)
-        if origin.kind == "stage"
-        else find_part(slot, replace(origin, digest=began.get(slot, origin.digest)))
-        for slot, origin in job.parts.items()
-        if origin.kind != "random"
-    }
-    if writes:
-        outside = [slot for slot in found if job.parts[slot].kind in ("folder", "hub")]
-        pin(job.folder, {slot: found[slot].origin.digest for slot in outside}, job.parts)
-    reads_with = found.get(getattr(MODELS[job.family], "TOKENIZER", None) or "")
-    if reads_with is not None and reads_with.tokenizer is not None:
-        tokenizer = reads_with.tokenizer
-    elif resumed:
-        tokenizer = checkpoint.load_tokenizer(resumed.path)
-    else:
-        texts = (text for row in rows for text in all_texts(row))
-        tokenizer = Tokenizer.train(texts, job.plan.vocab_size)
-    invented = {
-        slot: random_part(slot, tokenizer)
-        for slot, origin in job.parts.items()
-        if origin.kind == "random"
-    }
-    return found | invented, tokenizer
 
 
 def _batches(

@@ -22,6 +22,7 @@ from components.training import building, checkpoint, marker
 from components.training.checkpoint import CheckpointDamaged, load_model
 from components.training.folder import JobChanged, pinned
 from components.training.job import TrainingJob, run_job
+from components.training.loop import Interrupted
 from components.training.plan import TrainingPlan
 
 PLAN = TrainingPlan(steps=2, batch_size=8, warmup_steps=0, checkpoint_every=1, vocab_size=400)
@@ -128,33 +129,9 @@ def test_an_interrupted_training_with_parts_ends_as_an_undisturbed_one(
     parts, tiny_shards, tmp_path
 ):
     whole = run_job(job_for("flamingo", tiny_shards, tmp_path / "whole", parts))
-
-    def stop(step, values):
-        raise KeyboardInterrupt
-
     job = job_for("flamingo", tiny_shards, tmp_path / "halves", parts)
-    job = replace(job, plan=replace(PLAN, report_every=2))
-    calls = []
-
-    class Stop(BaseException):
-        pass
-
-    from components.training import job as module
-
-    original = module.failpoint
-
-    def at(name):
-        calls.append(name)
-        if len(calls) == 1:
-            raise Stop
-        original(name)
-
-    module.failpoint = at
-    try:
-        with pytest.raises(Stop):
-            run_job(job)
-    finally:
-        module.failpoint = original
+    with pytest.raises(Interrupted):
+        run_job(job, stop=lambda step: step == 1)
     assert checkpoint.latest(job.checkpoints).step == 1
     assert run_job(job).digest == whole.digest
 
