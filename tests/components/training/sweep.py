@@ -23,7 +23,7 @@ SPACE = {"training.lr": {"log": [1e-6, 1e-2]}, "model.embed_width": {"choice": [
 def sweep_of(shards: Path, folder: Path, trials: int, **changes: object) -> Sweep:
     plan = TrainingPlan(
         **{
-            "steps": 40, "batch_size": 8, "warmup_steps": 0, "checkpoint_every": 4,
+            "steps": 24, "batch_size": 8, "warmup_steps": 0, "checkpoint_every": 4,
             "report_every": 1, "vocab_size": 300, "cpus_per_worker": 0.5, **changes,
         }
     )  # fmt: skip

@@ -42,7 +42,7 @@ def test_a_sweep_killed_with_its_trials_goes_on_and_trains_nothing_twice(tiny_sh
     sweep = sweep_of(tiny_shards.path, tmp_path, TRIALS)
     # Each process of trials dies at the end of its second training; Tune starts another in its place.
     first = start(tiny_shards.path, tmp_path, DIPTYCH_FAIL="trial.trained:2")
-    deadline_s = time.monotonic() + 120
+    deadline_s = time.monotonic() + 240
     while sum(trial.settled for trial in sweep.trials()) < 3:
         assert first.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline_s
@@ -54,7 +54,7 @@ def test_a_sweep_killed_with_its_trials_goes_on_and_trains_nothing_twice(tiny_sh
     assert 3 <= len(settled) < TRIALS
 
     again = start(tiny_shards.path, tmp_path)
-    said, _ = again.communicate(timeout=180)
+    said, _ = again.communicate(timeout=300)
     assert again.returncode == 0
     known = {trial.key: trial for trial in sweep.trials()}
     assert len(known) == TRIALS
@@ -62,10 +62,10 @@ def test_a_sweep_killed_with_its_trials_goes_on_and_trains_nothing_twice(tiny_sh
     assert {trial.key: known[trial.key] for trial in settled} == {t.key: t for t in settled}
     assert {key: trained_steps(sweep, key) for key in before} == before
     stopped = [trial for trial in known.values() if trial.state == "stopped"]
-    assert all(trial.values[-1][0] < 40 for trial in stopped)
+    assert all(trial.values[-1][0] < 24 for trial in stopped)
     found = best(known.values(), higher=False)
     assert said.split()[-1] == found.key
-    assert found.values[-1][0] == 40
+    assert found.values[-1][0] == 24
     assert found.value == min(t.value for t in known.values() if t.state == "finished")
     # The same sweep once more is done: no Ray is started to say so.
     assert tune(sweep, objective=lambda checkpoint: 1 / 0) == found
