@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Some machines forbid bytecode, and every child process then compiles the whole stack again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check data families distillation bench-metrics clean
+.PHONY: demo test check data families distillation bench bench-metrics clean
 
 demo: data  ## install, then run the main job on real data
 	$(BIN)/diptych demo
@@ -17,6 +17,12 @@ families: data  ## every family with three seeds against its controls -> docs/fa
 
 distillation: data  ## every student beside its teacher with three seeds -> docs/distillation.md; over an hour, may be resumed
 	OMP_NUM_THREADS=1 $(BIN)/python -m flows.retention_report
+
+BENCHMARKS := clip_step contrastive_loss captioning not_computed scaling ray_train
+bench: .venv/.installed  ## training, losses and captions beside open_clip and transformers, turn about; a quarter of an hour
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt open_clip_torch ftfy
+	export OMP_NUM_THREADS=1; for each in $(BENCHMARKS); do $(BIN)/python tests/benchmarks/$$each.py || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.training_loop
 
 bench-metrics: .venv/.installed  ## our caption metrics and the reference programmes, turn about; a quarter of an hour
 	$(BIN)/python tests/benchmarks/metrics.py
