@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -21,6 +22,7 @@ from components.models.parts import Origin
 from components.records import Checkpoint, Report, Revision, Shards
 from components.training import cost, progress, ray_trainer, uploader
 from components.training.job import TrainingJob
+from components.training.plan import TrainingPlan
 from components.training.ray_local import local_ray
 from flows import resuming, timing
 from flows.certifying import certificate_here, compiled_tables
@@ -95,6 +97,8 @@ def open_run(
             "diptych.shards": revision.shards.digest,
             "diptych.commit": commit(),
             "diptych.evaluation": json.dumps(experiment.evaluation.to_dict()),
+            # No setting of the run: MLflow lets none change, and it may go on elsewhere.
+            "diptych.placement": json.dumps(_placement(job.plan)),
         },
     )
     settings = {
@@ -102,7 +106,7 @@ def open_run(
         "source": experiment.source,
         "experiment_digest": experiment.digest[:12],
         "model": job.config,
-        "training": job.plan.to_dict(),
+        "training": job.plan.decides(),
     }
     if job.distillation:
         settings["distill"] = {
@@ -115,6 +119,11 @@ def open_run(
     tracking.log_params(run_id, settings)
     tracking.log_data(run_id, revision)
     return run_id
+
+
+def _placement(plan: TrainingPlan) -> dict[str, Any]:
+    """Where and how a training runs."""
+    return {name: value for name, value in plan.to_dict().items() if name in plan.PLACEMENT}
 
 
 def lineage(job: TrainingJob) -> dict[str, str]:
