@@ -56,7 +56,8 @@ def _learn(place: Path, trial: Trial, sweep: Sweep, objective: Objective, tell: 
     measured = _Measured(place, trial, objective, tell)
 
     def look(step: int, values: Mapping[str, float]) -> None:
-        # A line of progress comes before the checkpoint of its step: what is here is an earlier one.
+        # A line of progress comes before the checkpoint of its step, which is written beside the training: what is
+        # here is an earlier one, or none yet.
         if _newest(job) > measured.step and (found := latest(job.checkpoints)) is not None:
             measured.add(found)
 

@@ -52,7 +52,10 @@ def test_a_trial_is_an_ordinary_training_measured_at_each_checkpoint(sweep, tmp_
     told: list[tuple[int, float]] = []
     trial = attempt(sweep, SETTINGS, Counting(), lambda *report: told.append(report))
     assert trial.state == "finished"
-    assert told == [(2, 2.0), (4, 4.0), (6, 6.0)] == list(trial.values)
+    # Checkpoints are written beside the training: one that is not there yet at the next report is passed over.
+    assert told == list(trial.values) == sorted(told)
+    assert set(told[:-1]) <= {(2, 2.0), (4, 4.0)}
+    assert told[-1] == (6, 6.0)
     job = sweep.training(trial)
     assert (job.plan.lr, job.config["embed_width"]) == (1e-3, 8)
     # Measuring in the middle of it left the training as it was.
@@ -74,17 +77,18 @@ def test_a_trial_that_was_cut_off_goes_on_from_its_checkpoint(sweep):
     class Cut(RuntimeError): ...
 
     def cut(step: int, value: float) -> None:
-        if step == 4:
-            raise Cut
+        raise Cut
 
     with pytest.raises(Cut):
         attempt(sweep, SETTINGS, Counting(), cut)
     (known,) = sweep.trials()
-    assert (known.state, known.values) == ("running", ((2, 2.0), (4, 4.0)))
+    assert known.state == "running" or known.values[0][0] == 6
     objective = Counting()
     trial = attempt(sweep, SETTINGS, objective, lambda *report: None)
-    assert objective.asked == [6]
-    assert trial.values == ((2, 2.0), (4, 4.0), (6, 6.0))
+    # What was measured before is kept, and not measured again.
+    assert trial.values[: len(known.values)] == known.values
+    assert set(objective.asked).isdisjoint(step for step, _ in known.values)
+    assert trial.values[-1] == (6, 6.0)
 
 
 def test_settings_that_cannot_work_settle_the_trial_with_the_reason(sweep):
@@ -96,7 +100,7 @@ def test_settings_that_cannot_work_settle_the_trial_with_the_reason(sweep):
 def test_a_metric_that_is_not_a_number_settles_the_trial(sweep):
     trial = attempt(sweep, SETTINGS, lambda checkpoint: float("nan"), lambda *report: None)
     assert trial.state == "failed"
-    assert "nan after 2 steps" in trial.reason
+    assert "the metric is nan after" in trial.reason
 
 
 def test_equal_settings_have_one_key_wherever_things_lie(sweep, tmp_path):
