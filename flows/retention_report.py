@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 from components import atomic
+from components.abilities import Learns
 from components.catalog import MODELS
 from components.data.batches import load_split
 from components.data.shards import open_shards
@@ -57,6 +58,8 @@ class Row:
     """One student, or the teacher, with one seed."""
 
     experiment: str
+    asked: str
+    """Names what the experiment's file said: rows of another say nothing about these."""
     kind: str
     family: str
     teacher: str
@@ -91,6 +94,7 @@ def made(name: str, kind: str, seed: int) -> Row:
         atomic.write_json(kept, _measured(checkpoint, student, plan, metric))
     row = Row(
         experiment=name,
+        asked=short_digest([student.digest, student.evaluation.to_dict(), metric]),
         kind=kind,
         family=student.family,
         teacher=student.distill.teacher.name,
@@ -123,15 +127,15 @@ def kinds_of(name: str) -> tuple[str, ...]:
     student = read_experiment(name)
     teacher = student.distill.teacher
     same = teacher.kind != "stage" or read_experiment(teacher.name).family == student.family
-    learns = hasattr(MODELS[student.family], "loss")
+    learns = issubclass(MODELS[student.family], Learns)
     return KINDS if same and learns else tuple(kind for kind in KINDS if kind != "inherited")
 
 
 def page(rows: Sequence[Row]) -> str:
     """The table as markdown: four rows an experiment, mean ± standard deviation over the seeds."""
     lines = [
-        "| experiment | teacher | row | parameters | MACs | ms | steps × pairs | CPU-s | metric | value | image-blind | seeds | retention |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| experiment | teacher | row | parameters | MACs | ms | steps × pairs | CPU-s | metric | value | image-blind | seeds | retention | over scratch |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(row.experiment for row in rows):
         of_it = [row for row in rows if row.experiment == name]
@@ -161,13 +165,16 @@ def main(names: Sequence[str]) -> None:
             for kind in kinds_of(name)
             if kind != "teacher" or seed == SEEDS[0]
         ]
+        failed = []
         for future in as_completed(asked):
-            row = future.result()
-            print(
-                f"{row.experiment} {row.kind} seed {row.seed}: {row.metric} {row.value:.3f} ({row.cpu_s:.0f} CPU-s)",
-                flush=True,
-            )
+            if error := future.exception():
+                print(f"{type(error).__name__}: {error}", flush=True)
+                failed.append(error)
+                continue
+            _told(future.result())
             _write(missing)
+    if failed:  # after all that could be made
+        raise failed[0]
 
 
 def _teacher(student: Experiment) -> Checkpoint:
@@ -190,6 +197,13 @@ def _measured(
         "blind": report.values.get(f"image_blind/{metric}"),
         "count": report.count,
     }
+
+
+def _told(row: Row) -> None:
+    print(
+        f"{row.experiment} {row.kind} seed {row.seed}: {row.metric} {row.value:.3f} ({row.cpu_s:.0f} CPU-s)",
+        flush=True,
+    )
 
 
 def _line(rows: Sequence[Row], kind: str) -> str:
@@ -215,18 +229,27 @@ def _line(rows: Sequence[Row], kind: str) -> str:
         spread(blind),
         str(len(of_it)),
         "n/a" if share is None else f"{share:.0%}",
+        _over_scratch(rows, kind),
     )
     return f"| {' | '.join(cells)} |"
 
 
+def _over_scratch(rows: Sequence[Row], kind: str) -> str:
+    """How much more than the same student alone with the same seed, on average, and with how many seeds it is more."""
+    alone = {row.seed: row.value for row in rows if row.kind == "scratch"}
+    gains = [row.value - alone[row.seed] for row in rows if row.kind == kind and row.seed in alone]
+    if kind in ("teacher", "scratch") or not gains:
+        return "n/a"
+    return f"{fmean(gains):+.3f} ({sum(gain > 0 for gain in gains)} of {len(gains)})"
+
+
 def _write(missing: Sequence[str]) -> None:
     known = [name.value for name in ExperimentName]
-    held = [
-        Row(**json.loads(file.read_text(encoding="utf-8")))
-        for file in _newest(Settings.read()).glob("*.json")
-    ]
+    files = sorted(_newest(Settings.read()).glob("*.json"), key=lambda file: file.stat().st_mtime)
+    held = [Row(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    newest = {row.experiment: row.asked for row in held}
     rows = sorted(
-        (row for row in held if row.experiment in known),
+        (row for row in held if row.experiment in known and row.asked == newest[row.experiment]),
         key=lambda row: (row.experiment, KINDS.index(row.kind), row.seed),
     )
     write_below(PAGE, MARK, page(rows) + left_out(missing))
