@@ -11,15 +11,16 @@ from torch.nn import functional as F
 from components.abilities import Detects
 from components.config import ConfigError
 from components.data.batches import Batches, SplitImages, load_split
+from components.models.detection.config import VildConfig
 from components.models.detection.finder import sample_regions
 from components.models.detection.targets import BoxesMissing, boxes_of
 from components.models.detection.teacher import crops, embed_regions, window
 from components.models.parts import Part
-from components.models.vild import Vild, VildConfig
+from components.models.vild import Vild
 from components.objectives.detection import ensemble
 from components.records import Batch
 from components.training.building import random_part
-from components.training.tensors import read_weights, write_weights
+from components.training.tensors import named, read_weights, write
 
 
 @pytest.fixture
@@ -392,7 +393,7 @@ def test_a_frozen_backbone_is_shared_with_the_fixed_copy_and_saved_once(
     model = build(vision="lite0")
     assert model.distilled.proposer.backbone is model.finder.backbone
     model.distilled.fix(model.finder)
-    write_weights(tmp_path / "weights.safetensors", model)
+    write(tmp_path / "weights.safetensors", named(model))
     towers = sum(value.nbytes for value in model.finder.backbone.state_dict().values())
     assert towers < (tmp_path / "weights.safetensors").stat().st_size < 1.9 * towers
     other = build(seed=3, vision="lite0")
