@@ -172,9 +172,10 @@ def _may_unshare() -> bool:
 def test_a_training_on_two_nodes_goes_on_with_one_when_the_other_is_lost(
     make_job, clusters, ending
 ):
-    alone = make_job("alone", workers=1)
+    # A small rate: over 700 steps the order of sums grows into more than it is in one.
+    alone = make_job("alone", workers=1, lr=1e-4)
     run_job(alone)
-    job = make_job("run", min_workers=1, cpus_per_worker=1.0)
+    job = make_job("run", min_workers=1, cpus_per_worker=1.0, lr=1e-4)
     with nodes.namespaces(2) as ((here, first), (there, second)):
         device = _device(first)
         cluster = clusters(cpus=1, host=here, prefix=first, GLOO_SOCKET_IFNAME=device)
@@ -193,7 +194,8 @@ def test_a_training_on_two_nodes_goes_on_with_one_when_the_other_is_lost(
         cluster.end()
     weights = [load_file(each.final / "weights.safetensors") for each in (alone, job)]
     for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-4, msg=name)
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-3, msg=name)
+    assert {line.step for line in progress.read(job.progress)} == set(range(1, 701))
 
 
 def _device(prefix: tuple[str, ...]) -> str:
