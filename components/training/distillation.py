@@ -47,7 +47,7 @@ class Distilled(nn.Module):
         self._plan = plan
         self._terms = {name: TERMS[name] for name in plan.compared}
         # Not registered: it is neither trained nor saved nor sent to other workers.
-        self._teacher = (Teacher(teacher, tokenizer, plan, next(student.parameters()).device),)
+        self._teacher = (Teacher(teacher, tokenizer, next(student.parameters()).device),)
         self.widening = nn.ModuleDict()
         self.register_buffer("queue", None)
         if self._terms:
@@ -171,12 +171,9 @@ def taught(
 class Teacher:
     """A frozen model that reads a student's batches in its own way."""
 
-    def __init__(
-        self, part: Part, tokenizer: Tokenizer, plan: Distillation, device: torch.device
-    ) -> None:
+    def __init__(self, part: Part, tokenizer: Tokenizer, device: torch.device) -> None:
         """tokenizer: the student's, whose token ids come."""
         self._model: Any = part.module.requires_grad_(False).eval().to(device)
-        self._plan = plan
         self._spec: BatchSpec = self._model.batch_spec()
         self._theirs, self._ours = part.tokenizer, tokenizer
 
@@ -186,10 +183,8 @@ class Teacher:
         batch = self._as_read_here(batch)
         wanted = _wanted(terms)
         if not isinstance(self._model, Embeds):
-            seen: dict[str, Tensor] = self._model.views(batch, wanted, ours)
-            if "context" in wanted:
-                seen |= self._model.context_views(batch, self._plan.shots)
-            return seen
+            by_pass: dict[str, Tensor] = self._model.views(batch, wanted, ours)
+            return by_pass
         seen = {
             "image": self._model.embed_images(batch.pixels_BCHW, batch.keys_B),
             "text": self._model.embed_texts(*self._texts(batch)),

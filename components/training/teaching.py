@@ -30,7 +30,7 @@ class Distillation:
     task: float = 1.0
     """Weight of the student's own loss; 0 learns from the teacher alone."""
     temperature: float = 1.0
-    """Of both softmaxes, in `logit_kl`, `token_kl` and `context`."""
+    """Of both softmaxes, in `logit_kl` and `token_kl`."""
     inherit: bool = False
     """Start from the teacher's weights, as far as they fit (`training/inheritance.py`)."""
     icl_scale: Literal["exp", "raw"] = "exp"
@@ -41,8 +41,6 @@ class Distillation:
     """The teacher's states of earlier tokens that `token_nce` tells apart."""
     teacher_scale: float = 20.0
     """What cosines of a teacher are multiplied by in `affinity` that learnt no scale of its own (ASIF)."""
-    shots: int = 1
-    """Pairs that the teacher reads first, and the student does not, in `context`."""
     writing: Mapping[str, Any] = field(default_factory=dict)
     """How the teacher writes the texts of `seq`: `decoder` and its options, as an experiment's evaluation has them."""
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -63,10 +61,10 @@ class Distillation:
             raise ConfigError(
                 "terms.seq lets the teacher write; say how, as writing: {decoder: beam, beams: 5, max_tokens: 16}."
             )
-        if not self.task >= 0 or not self.temperature > 0 or self.queue < 1 or self.shots < 1:
+        if not self.task >= 0 or not self.temperature > 0 or self.queue < 1:
             raise ConfigError(
-                f"task={self.task}, temperature={self.temperature}, queue={self.queue}, shots={self.shots}: task is at "
-                "least 0, temperature above 0, and the others at least 1."
+                f"task={self.task}, temperature={self.temperature}, queue={self.queue}: task is at "
+                "least 0, temperature above 0, and queue at least 1."
             )
         if not (self.task or self.compared):
             raise ConfigError("task is 0 and so is every term: there is nothing to learn.")

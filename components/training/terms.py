@@ -70,20 +70,16 @@ def _logit_kl(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> T
     return objective.logit_kl(ours["logits"], theirs["logits"], plan.temperature)
 
 
-def _token_kl(
-    ours: Views, theirs: Views, plan: Distillation, batch: Batch, *, of: str = "tokens"
-) -> Tensor:
+def _token_kl(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
     directions = [name for name in ours if name.startswith("tokens") and f"{name}_at" in ours]
-    found = []
-    for name in directions:
-        its = name.replace("tokens", of, 1)
-        if its not in theirs:
-            continue
-        student_NV, teacher_NV = objective.at_both(
-            ours[name], ours[f"{name}_at"], theirs[its], theirs[f"{its}_at"]
-        )
-        found.append(objective.logit_kl(student_NV, teacher_NV, plan.temperature))
-    return torch.stack(found).sum()
+    pairs = [
+        objective.at_both(ours[name], ours[f"{name}_at"], theirs[name], theirs[f"{name}_at"])
+        for name in directions
+        if name in theirs
+    ]
+    return torch.stack(
+        [objective.logit_kl(student, teacher, plan.temperature) for student, teacher in pairs]
+    ).sum()
 
 
 def _attention(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
@@ -110,12 +106,6 @@ TERMS: Table[Term] = Table(
             ours=("image", "text", "scale"), theirs=("image", "text"), value=_affinity
         ),
         "attention": Term(ours=("attention", "real"), value=_attention, by_token=True),
-        "context": Term(
-            ours=("tokens",),
-            theirs=("context",),
-            value=partial(_token_kl, of="context"),
-            by_token=True,
-        ),
         "feature": Term(ours=("image", "text"), widens=("image", "text"), value=_feature),
         "gates": _same_size("gates", by_token=True),
         "icl": Term(
