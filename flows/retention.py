@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from components.catalog import METRICS
+from components.decoding.options import RANGES
 from components.evaluation.plan import EvaluationPlan
 from components.records import Report
 from flows.experiment import Experiment
@@ -14,12 +15,12 @@ from flows.experiment import Experiment
 def teachers_plan(experiment: Experiment) -> EvaluationPlan:
     """How the teacher is measured: as the student is, but that it writes as it wrote for `seq`."""
     assert experiment.distill is not None, "callers checked"
+    if not experiment.distill.writing:
+        return experiment.evaluation
+    # The student's options say nothing to the teacher's decoder, which may read others.
+    unsaid = dict.fromkeys(RANGES)
     own = EvaluationPlan(**experiment.distill.writing).decoding()
-    return (
-        replace(experiment.evaluation, **own)
-        if experiment.distill.writing
-        else experiment.evaluation
-    )
+    return replace(experiment.evaluation, **(unsaid | own))
 
 
 def retentions(student: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:

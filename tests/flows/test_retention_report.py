@@ -10,6 +10,7 @@ from components.data.shards import write_shards
 from components.data.sources.shapes import scene
 from flows import experiment, retention_report
 from flows.experiment import read_experiment
+from flows.retention import teachers_plan
 from flows.retention_report import KINDS, Row, kinds_of, made, page, variant
 from flows.seeded_runs import whole
 from infra.settings import Settings
@@ -142,3 +143,11 @@ def test_retention_is_the_mean_over_the_teachers_and_gains_are_paired_by_seed() 
 def test_without_a_teachers_number_there_is_no_retention() -> None:
     *_, line = page([_row("distilled", 0, 0.5, blind=None)]).splitlines()
     assert _cells(line)[10:] == ["n/a", "1", "n/a", "n/a"]
+
+
+def test_a_teacher_is_measured_as_it_writes_whatever_its_students_decoder_reads() -> None:
+    plan = teachers_plan(read_experiment("virtex_from_magic_tiny"))
+    student = read_experiment("virtex_from_magic_tiny").evaluation
+    assert (student.decoder, student.beams) == ("beam", 5)
+    assert (plan.decoder, plan.beta, plan.beams) == ("magic", 1.0, None)
+    assert (plan.split, plan.also) == (student.split, student.also)
