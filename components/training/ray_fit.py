@@ -20,7 +20,7 @@ from components.training.loop import Interrupted
 from components.training.stopping import is_asked_to_stop
 
 _ROOT = Path(__file__).parents[2]
-_START_S = 30.0
+_START_S = 30
 
 
 def fit(job: TrainingJob) -> None:
@@ -61,7 +61,12 @@ def digest(value: Any) -> str:
 
 def worker_settings(job: TrainingJob) -> dict[str, str]:
     """The environment of every process that trains."""
-    return {"OMP_NUM_THREADS": str(job.plan.threads), "PYTHONPATH": str(_ROOT)}
+    return {
+        "OMP_NUM_THREADS": str(job.plan.threads),
+        "PYTHONPATH": str(_ROOT),
+        # Without it cuBLAS may add up in another order each time, and a resumed run is another run.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
 
 
 def train_settings(*, nodes_may_leave: bool, elastic: bool = False) -> dict[str, str]:
@@ -86,7 +91,7 @@ def _fit_once(job: TrainingJob) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from components.training.ray_worker import Group, work
+    from components.training.ray_worker import group, work
 
     plan, storage = job.plan, job.folder / "ray"
     resources = {"CPU": plan.cpus_per_worker}
@@ -96,8 +101,8 @@ def _fit_once(job: TrainingJob) -> None:
         work,
         train_loop_config=job.to_dict(),
         # A collective gives up a little after the worker that hangs has told its stack and ended.
-        torch_config=Group(
-            backend="nccl" if plan.gpus_per_worker else "gloo", timeout_s=plan.hang_s + _START_S
+        torch_config=group(
+            "nccl" if plan.gpus_per_worker else "gloo", timeout_s=plan.hang_s + _START_S
         ),
         scaling_config=ScalingConfig(
             num_workers=(plan.min_workers, plan.workers) if plan.min_workers else plan.workers,

@@ -6,12 +6,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any
-
-from ray.train import get_context
-from ray.train.torch import TorchConfig, get_device
-from ray.train.torch.config import _TorchBackend
-from ray.train.v2._internal.execution.context import get_train_context
+from typing import TYPE_CHECKING, Any
 
 from components.training import failure
 from components.training.job import TrainingJob, run_job
@@ -20,25 +15,33 @@ from components.training.presence import enter
 from components.training.stopping import Agreed, is_asked_to_stop
 from components.training.watching import watched
 
+if TYPE_CHECKING:
+    from ray.train.torch import TorchConfig
+
 _terminated = threading.Event()
 
 
-class Backend(_TorchBackend):
-    """Torch's process group, and in each worker a handler of SIGTERM that lets its step end."""
+def group(backend: str, timeout_s: int) -> TorchConfig:
+    """How the workers of a training are joined: torch's process group, and SIGTERM lets a step end.
 
-    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Called once the workers are there: Ray's own handler ends a process at once, mid-step."""
-        super().on_training_start(worker_group, backend_config)
-        worker_group.execute(_listen)
+    backend: gloo or nccl. timeout_s: of one collective.
+    """
+    from ray.train.torch import TorchConfig
+    from ray.train.torch.config import _TorchBackend
 
+    # Made here: a box without Ray imports this file too. Ray sends classes of a function with what they hold.
+    class Backend(_TorchBackend):
+        def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+            # Called once the workers are there: Ray's own handler ends a process at once, mid-step.
+            super().on_training_start(worker_group, backend_config)
+            worker_group.execute(_listen)
 
-class Group(TorchConfig):
-    """How the workers of a training are joined."""
+    class Group(TorchConfig):
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Backend
 
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """What starts and ends the group."""
-        return Backend
+    return Group(backend=backend, timeout_s=timeout_s)
 
 
 def work(saved: Mapping[str, Any]) -> None:
@@ -46,6 +49,9 @@ def work(saved: Mapping[str, Any]) -> None:
 
     Returns too where it is interrupted, or would fail the same way again: the driver reads the folder to know which.
     """
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
     job, context = TrainingJob.from_dict(saved), get_context()
     if failure.is_told(job.folder):  # by rank 0 of the group before, which took the others with it
         return
@@ -75,6 +81,8 @@ def work(saved: Mapping[str, Any]) -> None:
 
 
 def _is_drained() -> bool:
+    from ray.train.v2._internal.execution.context import get_train_context
+
     # ray.train.get_preemption_info() says the same, but asks all workers through an actor: too slow for every step.
     return get_train_context().preemption_context.preemption_info is not None
 
