@@ -239,6 +239,14 @@ class Indexes(Protocol):
 
 
 @runtime_checkable
+class Condenses(Indexes, Protocol):
+    """Can be made from a larger one of its kind, without data."""
+
+    def condense(self, teacher: nn.Module) -> None:
+        """Keep what matters most of the teacher's index. Raises ConfigError for one it cannot be made from."""
+
+
+@runtime_checkable
 class TextEncoder(Protocol):
     """Reads texts: what a slot for a text tower takes."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from components.evaluation.subject import Subject
-from components.models.asif import anchor_id
+from components.models.anchors import anchor_id
 
 BATCH = 128
 

@@ -7,7 +7,6 @@ anchor whose text is their mean: an anchor for each caption names new drawings n
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
@@ -20,17 +19,23 @@ from components.abilities import TextEncoder
 from components.config import Config, ConfigError
 from components.data.batches import SplitImages
 from components.data.text import Tokenizer
+from components.models.anchors import (
+    ANCHOR_BUFFERS,
+    AnchorsRefused,
+    anchor_id,
+    in_order,
+    nearest_to_all,
+    picture_of,
+    rows_of,
+)
 from components.models.backbones import frozen_vision
 from components.models.parts import NO_PARTS, Part, handed
 from components.models.relative import Relative, largest, unit
+from components.models.word_vectors import word_vectors
 from components.records import BatchSpec, Row
 
 BATCH = 128
 """Pairs that are encoded at once."""
-
-
-class AnchorsRefused(ValueError):
-    """Pairs that cannot be added, or anchors that are not there to be removed or asked."""
 
 
 class AnchorLeak(ValueError):
@@ -47,6 +52,8 @@ class AsifConfig(Config):
     """Longest text, with its ends."""
     anchors: int = 0
     """N, the pairs; follows from the training data, so that a checkpoint rebuilds its model."""
+    keep: int = 0
+    """How many of the pairs a smaller dictionary keeps; 0 keeps all."""
     text_by: Literal["states", "words"] = "words"
     """A text's vector: the mean of the text part's states, or of its word vectors alone, its ends left out. States of a
     part trained in half a minute tell places in a text rather than words: 0.24 of 13 made shapes named, and 0.79."""
@@ -62,10 +69,10 @@ class AsifConfig(Config):
     """Anchors that queries are compared with at once: what bounds the memory, and changes nothing else."""
 
     def __post_init__(self) -> None:
-        if min(self.k, self.chunk) < 1 or self.anchors < 0 or not self.power > 0:
+        if min(self.k, self.chunk) < 1 or min(self.anchors, self.keep) < 0 or not self.power > 0:
             raise ConfigError(
-                f"k={self.k}, chunk={self.chunk}, power={self.power}, anchors={self.anchors}: k and chunk are at "
-                "least 1, power is above 0, and anchors follows from the data."
+                f"k={self.k}, chunk={self.chunk}, power={self.power}, keep={self.keep}, anchors={self.anchors}: k and "
+                "chunk are at least 1, power is above 0, keep is 0 or more, and anchors follows from the data."
             )
         if not self.clamp and self.power != int(self.power):
             raise ConfigError(
@@ -107,7 +114,7 @@ class Asif(nn.Module):
         self.config = config
         self.vision = frozen_vision(handed(parts, "vision", nn.Module, "asif"), config.image_px)
         self.text = handed(parts, "text", TextEncoder, "asif")
-        self.words = _word_vectors(self.text) if config.text_by == "words" else None
+        self.words = word_vectors(self.text) if config.text_by == "words" else None
         count, widths = config.anchors, (self.vision.pooled_width, self._text_width())
         self._hold(
             image_anchors=torch.zeros(count, widths[0]),
@@ -127,17 +134,41 @@ class Asif(nn.Module):
     # --- the anchors ---
 
     def build(self, images: SplitImages, tokenizer: Tokenizer) -> None:
-        """Take the pairs of a split as anchors, in place of those there are.
+        """Take the pairs of a split as anchors, in place of those there are; any `keep` of them, by torch's own draw.
 
         Raises AnchorsRefused for an image without a caption, and for one that comes twice.
         """
-        self._hold(**_in_order(self._encode(images, tokenizer)))
+        held = in_order(self._encode(images, tokenizer))
+        count = len(held["ids"])
+        self._hold(**rows_of(held, torch.randperm(count)[: self.config.keep or count]))
+
+    def condense(self, teacher: nn.Module) -> None:
+        """Take those `keep` of a teacher's anchors that all of its pairs are near to, in picture and text alike.
+
+        Greedily (facility location; Nemhauser et al. 1978): each is the one by which the pairs' nearness to their nearest
+        grows most, the product of both sides' cosines. It takes N² numbers. Raises ConfigError for a teacher that is no
+        ASIF, that reads by other encoders, or that has no more anchors than are to be kept.
+        """
+        if not isinstance(teacher, Asif) or not 0 < self.config.keep < len(teacher.ids):
+            raise ConfigError(
+                f"model.keep is {self.config.keep} and the teacher is a {type(teacher).__name__}: a smaller dictionary "
+                "keeps some of a larger ASIF's anchors; name one, and set keep below its number of anchors."
+            )
+        if not self._reads_as(teacher):
+            raise ConfigError(
+                "The teacher's anchors are of other encoders; give both the same parts, image_px, max_tokens and text_by."
+            )
+        held = teacher._held()
+        image_ND = unit(held["image_anchors"] - teacher.image_centre)
+        text_ND = unit(held["text_anchors"] - teacher.text_centre)
+        near_NN = (image_ND @ image_ND.T).clamp(min=0) * (text_ND @ text_ND.T).clamp(min=0)
+        self._hold(**rows_of(held, nearest_to_all(near_NN, self.config.keep)))
 
     def add(self, images: SplitImages, tokenizer: Tokenizer) -> None:
         """Take further pairs as anchors. Raises AnchorsRefused as `build`, and for one that is there already."""
         new = self._encode(images, tokenizer)
         held = self._held()
-        self._hold(**_in_order({name: torch.cat([held[name], new[name]]) for name in held}))
+        self._hold(**in_order({name: torch.cat([held[name], new[name]]) for name in held}))
 
     def remove(self, sample_ids: Sequence[str]) -> None:
         """Forget the anchors made of these samples. Raises AnchorsRefused for one that is not there."""
@@ -151,7 +182,7 @@ class Asif(nn.Module):
     def refuse_leak(self, rows: Sequence[Row]) -> None:
         """Raise AnchorLeak if an image of these rows is, pixel by pixel, an anchor."""
         anchors = {bytes(digest) for digest in self.pictures.cpu().numpy()}
-        leaked = [row.sample.id for row in rows if _picture(row) in anchors]
+        leaked = [row.sample.id for row in rows if picture_of(row) in anchors]
         if leaked:
             raise AnchorLeak(
                 f'{len(leaked)} of {len(rows)} images under test are anchors, as "{leaked[0]}": their score would be '
@@ -200,6 +231,20 @@ class Asif(nn.Module):
         return [tokenizer.decode(ids) for ids in self.captions[rows_B].tolist()]
 
     # --- how it is done ---
+
+    def _reads_as(self, other: Asif) -> bool:
+        """Whether both make the same features of a grey image and a short text."""
+        settings = ("image_px", "max_tokens", "text_by")
+        if any(getattr(self.config, name) != getattr(other.config, name) for name in settings):
+            return False
+        side_px, device = self.config.image_px, self.ids.device
+        grey_1CHW = torch.full((1, 3, side_px, side_px), 128, dtype=torch.uint8, device=device)
+        text_1T = torch.arange(4, device=device)[None]
+        read = [
+            (each._see(grey_1CHW), each._read(text_1T, text_1T[:, -1] + 1))
+            for each in (self, other)
+        ]
+        return all(torch.equal(ours, theirs) for ours, theirs in zip(*read, strict=True))
 
     @torch.no_grad()
     def _see(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
@@ -252,7 +297,7 @@ class Asif(nn.Module):
         pixels = images.pixels_NCHW.split(BATCH)
         first, _ = tokenizer.encode([row.sample.captions[0] for row in images.rows], limit)
         ids = [anchor_id(row.sample.id) for row in images.rows]
-        pictures = [list(_picture(row)) for row in images.rows]
+        pictures = [list(picture_of(row)) for row in images.rows]
         return {
             "image_anchors": torch.cat([self._see(block.to(device)) for block in pixels]),
             "text_anchors": self._mean_texts(images.rows, tokenizer),
@@ -301,39 +346,3 @@ class Asif(nn.Module):
                 anchors_ND.mean(dim=0) if is_centred else anchors_ND.new_zeros(anchors_ND.shape[1])
             )
             self.register_buffer(f"{side}_centre", middle_D)
-
-
-ANCHOR_BUFFERS = ("image_anchors", "text_anchors", "ids", "pictures", "captions")
-"""A row an anchor: features as the encoders gave them, the sample's id, its pixels' digest, its first caption."""
-
-
-def anchor_id(sample_id: str) -> int:
-    """The number a sample is known by among anchors: 63 bits of its id's sha256, the same in any set of shards."""
-    return int.from_bytes(hashlib.sha256(sample_id.encode()).digest()[:8], "big") >> 1
-
-
-def _picture(row: Row) -> bytes:
-    return hashlib.sha256(row.pixels_sha256.encode()).digest()
-
-
-def _in_order(anchors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # By id, so that the order in which pairs came is forgotten: sums round alike, and a removal undoes an addition.
-    ids, order = anchors["ids"].sort()
-    twice = ids[1:][ids[1:] == ids[:-1]]
-    if len(twice):
-        raise AnchorsRefused(
-            f"{len(twice)} samples would be anchors twice; remove() the ones that are there first."
-        )
-    return {name: value[order] for name, value in anchors.items()}
-
-
-def _word_vectors(text: nn.Module) -> nn.Embedding:
-    """The table of a text part's word vectors: of a BERT, or of a language model in transformers' layout."""
-    if isinstance(words := getattr(getattr(text, "bert", None), "words", None), nn.Embedding):
-        return words
-    if hasattr(model := getattr(text, "model", None), "get_input_embeddings"):
-        found: nn.Embedding = model.get_input_embeddings()
-        return found
-    raise ConfigError(
-        f"text_by: words, and a {type(text).__name__} has no word vectors that are known; set text_by: states."
-    )

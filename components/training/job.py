@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.abilities import Indexes, Learns
+from components.abilities import Learns
 from components.catalog import MODELS
 from components.data.batches import Batches, load_split
 from components.data.shards import open_shards, read_manifest
@@ -33,6 +33,7 @@ from components.training.folder import JobChanged, claim, held
 from components.training.gradients import LossOf
 from components.training.keeping import CHECKPOINTS, bring, keeping
 from components.training.loop import LossNotFinite, OnStep, Stop, fit
+from components.training.one_pass import index
 from components.training.parallel import gathered, is_sliced, shared
 from components.training.plan import TrainingPlan
 from components.training.repeated import prepared
@@ -259,10 +260,8 @@ def _batches(
 
 
 def _index(job: TrainingJob, made: _Made) -> None:
-    """What stands in for training where nothing is trained: one pass over the pairs, if the family keeps any."""
-    if isinstance(made.model, Indexes):
-        spec: BatchSpec = made.model.batch_spec()  # type: ignore[attr-defined]
-        made.model.build(load_split(made.shards, job.split, spec.image_px), made.tokenizer)
+    """What stands in for training where nothing is trained."""
+    index(made.model, made.shards, job.split, made.tokenizer, job.distillation)
     taken = _take(job, made, 0, HostMemory())
     assert taken is not None, "there is memory for it"
     checkpoint.put(job.checkpoints, taken)

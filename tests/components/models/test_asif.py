@@ -15,7 +15,8 @@ from components.config import ConfigError
 from components.data.batches import SplitImages
 from components.data.text import Tokenizer
 from components.models import asif
-from components.models.asif import AnchorLeak, AnchorsRefused, Asif, AsifConfig
+from components.models.anchors import AnchorsRefused, nearest_to_all
+from components.models.asif import AnchorLeak, Asif, AsifConfig
 from components.models.backbones import VisionShape, build_vision
 from components.models.parts import Origin, Part
 from components.records import Row, Sample
@@ -360,6 +361,7 @@ def test_the_papers_preset_has_its_anchors_and_settings(tokenizer) -> None:
     [
         ({"k": 0}, "at least 1"),
         ({"chunk": 0}, "at least 1"),
+        ({"keep": -1}, "keep is 0 or more"),
         ({"power": 0.0}, "above 0"),
         ({"power": 2.5, "clamp": False}, "clamp: true"),
     ],
@@ -406,3 +408,59 @@ def random_part_of(kind: str, tokenizer: Tokenizer) -> Part:
 def test_a_text_part_without_known_word_vectors_says_what_to_set(parts) -> None:
     with pytest.raises(ConfigError, match="text_by: states"):
         Asif(AsifConfig(image_px=PX), parts)
+
+
+# --- a smaller dictionary ---
+
+
+def test_a_smaller_dictionary_keeps_so_many_of_the_pairs_by_the_runs_draw(made, images) -> None:
+    def kept(seed: int) -> list[int]:
+        torch.manual_seed(seed)
+        return made(keep=7).ids.tolist()
+
+    everything = made().ids.tolist()
+    assert len(kept(0)) == 7
+    assert set(kept(0)) < set(everything)
+    assert kept(0) == kept(0) != kept(1)
+    assert made(keep=COUNT).ids.tolist() == everything
+
+
+def test_a_condensed_dictionary_holds_the_teachers_own_rows_and_comes_back_from_a_checkpoint(
+    made, parts, queries
+) -> None:
+    teacher, model = made(), made(keep=6)
+    model.condense(teacher)
+    rows = [teacher.ids.tolist().index(number) for number in model.ids.tolist()]
+    assert len(rows) == 6
+    assert rows == sorted(rows)
+    assert torch.equal(model.image_anchors, teacher.image_anchors[rows])
+    assert torch.equal(model.text_anchors, teacher.text_anchors[rows])
+    again = Asif(AsifConfig(**model.config.to_dict()), parts)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(_scores(again, queries), _scores(model, queries))
+
+
+def test_what_is_kept_is_near_to_all_in_both_modalities() -> None:
+    """Two clusters of 5 and 3 and one alone: the middle of the large one first, then of the other, then the one alone."""
+    near = torch.zeros(9, 9)
+    near[:5, :5], near[5:8, 5:8] = 0.4, 0.4
+    near[2, :5] = near[:5, 2] = 0.8
+    near[6, 5:8] = near[5:8, 6] = 0.8
+    near.fill_diagonal_(1.0)
+    assert nearest_to_all(near, 3).tolist() == [2, 6, 8]
+    assert sorted(nearest_to_all(near, 9).tolist()) == list(range(9))
+
+
+def test_a_dictionary_that_cannot_be_condensed_says_what_to_set(made) -> None:
+    with pytest.raises(ConfigError, match=r"model\.keep is 0"):
+        made().condense(made())
+    with pytest.raises(ConfigError, match="below its number of anchors"):
+        made(keep=COUNT).condense(made())
+    with pytest.raises(ConfigError, match="the teacher is a Linear"):
+        made(keep=3).condense(nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match="same parts, image_px, max_tokens"):
+        made(keep=3).condense(made(max_tokens=12))
+    other = made()
+    other.vision = build_vision("conv", PX, VisionShape(widths=(8, 16))).eval()
+    with pytest.raises(ConfigError, match="of other encoders"):
+        made(keep=3).condense(other)
