@@ -31,7 +31,7 @@ from components.training.cost import Meter
 from components.training.distillation import taught
 from components.training.folder import JobChanged, claim, held
 from components.training.gradients import LossOf
-from components.training.keeping import CHECKPOINTS, bring, keeping
+from components.training.keeping import CHECKPOINTS, bring, deliver, keeping
 from components.training.loop import LossNotFinite, OnStep, Stop, fit
 from components.training.one_pass import index
 from components.training.parallel import gathered, is_sliced, shared
@@ -169,6 +169,8 @@ def _attempt(
     if rank == 0:
         claim(job.folder, job.to_dict(), begun=resumed is not None)
     if resumed and resumed.step == job.steps:
+        if rank == 0:
+            deliver(job.folder, job.mirror, job.plan.keep, resumed)
         return True
     made = _make(job, resumed, device, rank, world)
     if not job.learns:
@@ -264,8 +266,9 @@ def _index(job: TrainingJob, made: _Made) -> None:
     index(made.model, made.shards, job.split, made.tokenizer, job.distillation)
     taken = _take(job, made, 0, HostMemory())
     assert taken is not None, "there is memory for it"
-    checkpoint.put(job.checkpoints, taken)
+    final = checkpoint.put(job.checkpoints, taken)
     checkpoint.sweep(job.checkpoints)
+    deliver(job.folder, job.mirror, job.plan.keep, final)
 
 
 def _train(

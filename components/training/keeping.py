@@ -89,17 +89,13 @@ class Writer:
     def sweep(self) -> None:
         """Remove the checkpoints that nothing needs any more."""
         needed = self._uploader.needed if self._uploader else set()
-        checkpoint.sweep(self._folder / CHECKPOINTS, self._keep, needed | self._best())
+        checkpoint.sweep(self._folder / CHECKPOINTS, self._keep, needed | _best(self._folder))
 
     def _saved(self, made: Checkpoint) -> None:
         failpoint("checkpoint_saved")
         if self._uploader is not None:
-            self._uploader.offer(made.path, self._best())
+            self._uploader.offer(made.path, _best(self._folder))
         self.sweep()
-
-    def _best(self) -> set[int]:
-        best = best_step(self._folder / progress.FILE)
-        return set() if best is None else {best}
 
 
 @contextmanager
@@ -142,13 +138,31 @@ def bring(folder: Path, mirror: str) -> None:
     here = checkpoint.latest(folder / CHECKPOINTS)
     other = Mirror(mirror, folder.name)
     try:
+        ahead = here is None or any(step > here.step for step in other.steps())
         for name in _OWN_FILES:
-            other.fetch_file(folder / name)
+            # First: a newer checkpoint without the batches its training passed over would go on as another run.
+            if ahead or not (folder / name).exists():
+                other.fetch_file(folder / name)
         fetch_newest(other, folder / CHECKPOINTS, here)
     except Exception:
         if here is None:
             raise
         logging.getLogger(__name__).exception("%s cannot be read", other.place)
+
+
+def deliver(folder: Path, mirror: str, keep: int, made: Checkpoint) -> None:
+    """See to it that a finished run's checkpoint is on its mirror; a kill may have come before it was sent.
+
+    Raises nothing where the mirror stays away: `uploader.problem` tells.
+    """
+    with _mirroring(mirror, folder, keep) as uploader:
+        if uploader is not None:
+            uploader.offer(made.path, _best(folder))
+
+
+def _best(folder: Path) -> set[int]:
+    best = best_step(folder / progress.FILE)
+    return set() if best is None else {best}
 
 
 @contextmanager

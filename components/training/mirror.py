@@ -11,10 +11,12 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from components import atomic
 from components.config import ConfigError
 from components.records import Checkpoint
 from components.training import checkpoint, marker
 from components.training.marker import MARKER, CheckpointDamaged
+from components.training.rewinding import is_finite
 
 
 class MirrorFailed(OSError):
@@ -85,10 +87,9 @@ class Mirror:
         return checkpoint.receive(folder, step, fill)
 
     def fetch_file(self, file: Path) -> None:
-        """Bring one of the run's own small files, if it is there and not here."""
-        if not file.exists() and (held := self._read(f"{self.place}/{file.name}")) is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(held)
+        """Bring one of the run's own small files, if it is there, in place of what is here."""
+        if (held := self._read(f"{self.place}/{file.name}")) is not None:
+            atomic.write_bytes(file, held)
 
     def sweep(self, keep: int, spare: Collection[int], sent: int) -> None:
         """Remove all but the `keep` newest checkpoints up to the step that was `sent`, and those of the steps in `spare`.
@@ -141,12 +142,19 @@ class Mirror:
 
 
 def fetch_newest(mirror: Mirror, folder: Path, known: Checkpoint | None) -> Checkpoint | None:
-    """The newest good checkpoint of a mirror, brought here, or `known` if that is as new; damaged ones are passed over."""
+    """The newest good checkpoint of a mirror, brought here, or `known` if that is as new.
+
+    Damaged ones are passed over, and those that are not finite: their training went back behind them, and was ended
+    before the mirror heard of it.
+    """
     for step in reversed(mirror.steps()):
         if known is not None and step <= known.step:
             break
         try:
-            return mirror.fetch(step, folder)
+            found = mirror.fetch(step, folder)
+            if is_finite(found.path):
+                return found
+            checkpoint.discard(found.path)
         except CheckpointDamaged as error:
             logging.getLogger(__name__).warning("%s, passed over: %s", mirror.place, error)
     return known

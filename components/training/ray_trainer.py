@@ -15,6 +15,7 @@ from components.records import Checkpoint
 from components.training.checkpoint import latest, verify
 from components.training.folder import claim
 from components.training.job import TrainingJob, run_job
+from components.training.keeping import deliver
 from components.training.progress import Follower, Progress
 from components.training.ray_jobs import run_as_job
 from components.training.ray_local import run_local
@@ -47,6 +48,7 @@ def train(
     done = latest(job.checkpoints)
     if done and done.step == job.steps:  # then no Ray is started to say so
         claim(job.folder, job.to_dict(), begun=True)
+        deliver(job.folder, job.mirror, job.plan.keep, done)
     elif launcher == "inline" or not job.learns:  # one pass needs no cluster
         _run_inline(job, follower)
     elif launcher == "local":

@@ -17,7 +17,7 @@ from components import atomic
 from components.objectives.workers import workers
 from components.records import Batch
 from components.training import tensors
-from components.training.checkpoint import STATE, WEIGHTS, discard
+from components.training.checkpoint import discard
 from components.training.loop import Batches, LossNotFinite
 
 MOST = 3
@@ -76,7 +76,7 @@ def rewind(folder: Path, checkpoints: Path, error: LossNotFinite, *, writes: boo
 def _note(folder: Path, checkpoints: Path, error: LossNotFinite, passed: list[int]) -> None:
     atomic.write_json(folder / PASSED_OVER, [*passed, number(error.step, passed)])
     for path in sorted(checkpoints.glob("step-*"), reverse=True):
-        if _is_finite(path):
+        if is_finite(path):
             break
         discard(path)
     logging.getLogger(__name__).warning(
@@ -85,7 +85,7 @@ def _note(folder: Path, checkpoints: Path, error: LossNotFinite, passed: list[in
     )  # fmt: skip
 
 
-def _is_finite(path: Path) -> bool:
-    """A finite gradient may still leave weights, or moments, that are not."""
-    files = (tensors.read(path / name) for name in (WEIGHTS, STATE))
+def is_finite(path: Path) -> bool:
+    """Whether a checkpoint is: a finite gradient may still leave weights, or moments, that are not."""
+    files = (tensors.read(file) for file in path.glob("*.safetensors"))
     return all(bool(torch.isfinite(value).all()) for file in files for value in file.values())

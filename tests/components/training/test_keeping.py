@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from components.config import ConfigError
 from components.training import job as job_module
-from components.training import progress
+from components.training import progress, ray_trainer
 from components.training.checkpoint import latest
 from components.training.job import TrainingJob, run_job
 from components.training.plan import TrainingPlan
@@ -110,6 +111,18 @@ def test_a_machine_with_an_empty_folder_goes_on_from_the_mirror(make_job, tmp_pa
         "step-00000008",
         "step-00000012",
     ]
+
+
+def test_a_finished_run_whose_sending_was_cut_short_is_sent_when_asked_for_again(
+    make_job, tmp_path
+):
+    job = make_job(mirror=str(tmp_path / "elsewhere"))
+    made = ray_trainer.train(job, launcher="inline")
+    sent = tmp_path / "elsewhere" / "run" / made.path.name / "MANIFEST.json"
+    for again in (partial(ray_trainer.train, launcher="inline"), run_job):
+        sent.unlink()  # the kill came before it
+        assert again(job) == made
+        assert sent.exists()
 
 
 def test_what_a_mirror_holds_is_no_part_of_what_a_run_is(make_job, tmp_path):

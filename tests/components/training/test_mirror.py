@@ -15,6 +15,7 @@ from components.config import ConfigError
 from components.training import checkpoint, keeping
 from components.training.marker import MARKER, CheckpointDamaged
 from components.training.mirror import Mirror, MirrorFailed, fetch_newest
+from components.training.rewinding import PASSED_OVER, passed_over
 from components.training.snapshot import Snapshot
 from components.training.uploader import STATE, Uploader
 
@@ -54,9 +55,9 @@ def on_s3(endpoint: str, monkeypatch, prefix: str) -> str:
     return f"s3://{BUCKET}/{prefix}"
 
 
-def make(folder: Path, step: int):
+def make(folder: Path, step: int, value: float = 1.0):
     about = {"family": "clip", "step": step, "seed": 0, "shards_digest": "made"}
-    tensors = {"weights.safetensors": {"w": torch.full((1000,), float(step))}}
+    tensors = {"weights.safetensors": {"w": torch.full((1000,), value * step)}}
     tensors["parts/lm/weights.safetensors"] = {"w": torch.zeros(10)}
     return checkpoint.put(folder, Snapshot(step=step, about=about, tensors=tensors))
 
@@ -97,6 +98,33 @@ def test_a_damaged_copy_is_passed_over_and_the_one_before_is_taken(tmp_path):
     assert brought is not None
     assert brought.step == 1
     assert [each.name for each in (tmp_path / "other").iterdir()] == ["step-00000001"]
+
+
+def test_a_checkpoint_its_training_went_back_behind_is_not_brought_again(tmp_path):
+    mirror = Mirror(str(tmp_path / "elsewhere"), "run")
+    for step, value in ((1, 1.0), (2, float("nan"))):
+        mirror.send(make(tmp_path / "run", step, value).path)
+    brought = fetch_newest(mirror, tmp_path / "other", None)
+    assert brought is not None
+    assert brought.step == 1
+    assert [each.name for each in (tmp_path / "other").iterdir()] == ["step-00000001"]
+
+
+def test_with_a_newer_checkpoint_come_the_files_of_the_training_that_made_it(tmp_path):
+    address, here, there = str(tmp_path / "elsewhere"), tmp_path / "run", tmp_path / "there" / "run"
+    make(here / "checkpoints", 1)
+    (here / PASSED_OVER).write_text("[0]")
+    mirror = Mirror(address, "run")
+    make_newer = make(there / "checkpoints", 2)
+    (there / PASSED_OVER).write_text("[0, 1]")
+    mirror.send(make_newer.path)
+    mirror.send_file(there / PASSED_OVER)
+    keeping.bring(here, address)
+    assert checkpoint.latest(here / "checkpoints").digest == make_newer.digest
+    assert passed_over(here) == [0, 1]
+    (here / PASSED_OVER).write_text("[0, 1, 5]")  # since then, of its own
+    keeping.bring(here, address)
+    assert passed_over(here) == [0, 1, 5]
 
 
 def test_a_copy_without_its_marker_is_none_and_is_cleared_away(tmp_path):
