@@ -216,11 +216,12 @@ class TrainingPlan:
                 f"1 to {self.workers} works, and 0 for a number that does not change."
             )
         counts = range(self.min_workers or self.workers, self.workers + 1)
-        uneven = [count for count in counts if self.batch_size % count]
+        uneven = [count for count in counts if self.batch_size % (count * self.accumulate)]
         if uneven:
-            unit = math.lcm(*counts)
+            unit = math.lcm(*counts) * self.accumulate
+            cut = f" with accumulate={self.accumulate}" if self.accumulate > 1 else ""
             raise ConfigError(
-                f"batch_size={self.batch_size} cannot be shared evenly by {', '.join(map(str, uneven))} workers, and "
+                f"batch_size={self.batch_size} cannot be shared evenly by {', '.join(map(str, uneven))} workers{cut}, and "
                 f"min_workers={self.min_workers} to workers={self.workers} allows that; a multiple of {unit} could, "
                 f"as {max(1, round(self.batch_size / unit)) * unit}."
             )

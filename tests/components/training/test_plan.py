@@ -81,6 +81,8 @@ def test_a_batch_must_suit_every_number_of_workers_there_may_be():
         ConfigError, match=r"evenly by 3 workers, .* a multiple of 12 could, as 60\."
     ):
         TrainingPlan(batch_size=64, workers=4, min_workers=1)
+    with pytest.raises(ConfigError, match="2 workers with accumulate=4"):
+        TrainingPlan(batch_size=12, workers=3, min_workers=2, accumulate=4)
     assert TrainingPlan(batch_size=60, workers=4, min_workers=1).min_workers == 1
 
 
