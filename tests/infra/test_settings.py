@@ -154,6 +154,15 @@ def test_an_unknown_ledger_is_refused_without_its_password(tmp_path: Path) -> No
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "address", ["s3://user:hunter2@bucket/runs", "abfs://runs/here?sig=hunter2"]
+)
+def test_a_mirror_with_a_password_is_refused_without_it(tmp_path: Path, address: str) -> None:
+    with pytest.raises(SettingsError, match="DIPTYCH_CHECKPOINTS.*AWS_ACCESS_KEY_ID") as caught:
+        Settings.read({"DIPTYCH_HOME": str(tmp_path), "DIPTYCH_CHECKPOINTS": address})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_password_stays_out_of_what_is_printed(tmp_path: Path) -> None:
     address = "postgresql+psycopg://me:hunter2@db/x"
     settings = read(tmp_path / "home", DIPTYCH_LEDGER_URL=address)
