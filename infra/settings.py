@@ -245,7 +245,8 @@ def _read_mirror(text: str) -> str:
     """An address as it is; a folder as an absolute path, for workers start elsewhere."""
     scheme, separator, rest = text.partition("://")
     # It stands in job.json and in warnings; so the text of this error leaves it out too.
-    if "@" in rest.partition("/")[0] or (separator and "?" in rest):
+    user, at, _ = rest.partition("/")[0].rpartition("@")  # abfs://container@account has no secret
+    if (at and ":" in user) or (separator and "?" in rest):
         raise SettingsError(
             "DIPTYCH_CHECKPOINTS holds a password or key, which would be written down beside each run. What works: the "
             "address alone, as s3://bucket/prefix, and the keys where the store's own client looks for them "

@@ -117,9 +117,15 @@ class Uploader:
             logging.getLogger(__name__).warning("%s: %s", self._mirror.place, self._problem)
         else:
             self._sent_step, self._problem = checkpoint.step_of(path), ""
-        told = {"step": self._sent_step, "failures": self._failures, "problem": self._problem}
-        atomic.write_json(self._folder / STATE, told)
+        self._tell()
         return not self._problem
+
+    def _tell(self) -> None:
+        told = {"step": self._sent_step, "failures": self._failures, "problem": self._problem}
+        try:
+            atomic.write_json(self._folder / STATE, told)
+        except OSError as failure:  # a full disk must not end this thread: sending makes room
+            logging.getLogger(__name__).warning("%s: %s", STATE, failure)
 
     def _rest(self, pause_s: float) -> None:
         with self._turn:

@@ -159,8 +159,13 @@ def test_an_unknown_ledger_is_refused_without_its_password(tmp_path: Path) -> No
 )
 def test_a_mirror_with_a_password_is_refused_without_it(tmp_path: Path, address: str) -> None:
     with pytest.raises(SettingsError, match="DIPTYCH_CHECKPOINTS.*AWS_ACCESS_KEY_ID") as caught:
-        Settings.read({"DIPTYCH_HOME": str(tmp_path), "DIPTYCH_CHECKPOINTS": address})
+        read(tmp_path / "home", DIPTYCH_CHECKPOINTS=address)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_mirror_in_a_container_of_an_account_is_taken_as_it_is(tmp_path: Path) -> None:
+    address = "abfs://runs@account.dfs.core.windows.net/here"
+    assert read(tmp_path / "home", DIPTYCH_CHECKPOINTS=address).mirror == address
 
 
 def test_a_password_stays_out_of_what_is_printed(tmp_path: Path) -> None:

@@ -213,6 +213,16 @@ def test_a_mirror_that_stays_away_is_given_up_at_the_end_with_its_reason(tmp_pat
     assert told["failures"] >= 3
 
 
+def test_a_disk_that_takes_no_note_of_it_does_not_end_the_sending(tmp_path):
+    mirror = Mirror(str(tmp_path / "elsewhere"), "run")
+    (tmp_path / "run" / STATE).mkdir(parents=True)
+    sender = uploader(tmp_path, mirror)
+    sender.offer(make(tmp_path / "run" / "checkpoints", 1).path)
+    sender.close(5)
+    assert mirror.steps() == [1]
+    assert sender.needed == set(), "else its files would stay for good"
+
+
 def test_what_is_being_sent_is_needed_and_the_newest_goes_next(tmp_path):
     gate, sent = threading.Event(), []
 
