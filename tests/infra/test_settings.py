@@ -158,7 +158,7 @@ def test_an_unknown_ledger_is_refused_without_its_password(tmp_path: Path) -> No
     "address", ["s3://user:hunter2@bucket/runs", "abfs://runs/here?sig=hunter2"]
 )
 def test_a_mirror_with_a_password_is_refused_without_it(tmp_path: Path, address: str) -> None:
-    with pytest.raises(SettingsError, match="DIPTYCH_CHECKPOINTS.*AWS_ACCESS_KEY_ID") as caught:
+    with pytest.raises(SettingsError, match=r"DIPTYCH_CHECKPOINTS.*AWS_ACCESS_KEY_ID") as caught:
         read(tmp_path / "home", DIPTYCH_CHECKPOINTS=address)
     assert "hunter2" not in str(caught.value)
 
