@@ -13,7 +13,7 @@ from components.config import ConfigError
 from components.table import UnknownName, nearest
 from components.training import progress
 from components.training.folder import JOB
-from components.training.job import TrainingJob
+from components.training.training_job import TrainingJob
 from flows.experiment import Experiment
 from flows.services import services
 

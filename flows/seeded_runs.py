@@ -17,7 +17,8 @@ from components import atomic
 from components.data.shards import ShardsMissing, open_shards
 from components.records import Checkpoint
 from components.training import progress
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
+from components.training.training_job import TrainingJob
 from flows.experiment import Experiment, filled, read_experiment, run_key
 from flows.teacher_texts import with_texts
 from infra.settings import Settings

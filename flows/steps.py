@@ -21,9 +21,9 @@ from components.failpoint import failpoint
 from components.models.parts import Origin
 from components.records import Checkpoint, Report, Revision, Shards
 from components.training import cost, progress, ray_trainer, uploader
-from components.training.job import TrainingJob
 from components.training.plan import TrainingPlan
 from components.training.ray_local import local_ray
+from components.training.training_job import TrainingJob
 from flows import resuming, timing
 from flows.certifying import certificate_here, compiled_tables
 from flows.experiment import Experiment, run_key

@@ -6,11 +6,10 @@ finished job returns at once. On a CPU the result is bit for bit that of a train
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,116 +17,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.abilities import Learns
 from components.catalog import MODELS
 from components.data.batches import Batches, load_split
 from components.data.shards import open_shards, read_manifest
 from components.data.text import Tokenizer
-from components.models.parts import Origin
 from components.records import BatchSpec, Checkpoint, Shards
-from components.training import checkpoint, job_parts, progress, validation
+from components.training import checkpoint, job_parts, validation
 from components.training.building import build, starts
 from components.training.cost import Meter
 from components.training.distillation import taught
 from components.training.folder import JobChanged, claim, held
 from components.training.gradients import LossOf
-from components.training.keeping import CHECKPOINTS, bring, deliver, keeping
+from components.training.keeping import bring, deliver, keeping
 from components.training.loop import LossNotFinite, OnStep, Stop, fit
 from components.training.one_pass import index
 from components.training.parallel import gathered, is_sliced, shared
-from components.training.plan import TrainingPlan
 from components.training.repeated import prepared
 from components.training.retelling import retold
 from components.training.rewinding import Passing, passed_over, rewind
 from components.training.snapshot import HostMemory, Snapshot, take
 from components.training.state import State, begin
-from components.training.teaching import Distillation
 from components.training.torch_settings import device_for, settled
+from components.training.training_job import TrainingJob
 from components.training.validation import Validation
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """Everything a training is made from, small enough to send to another machine as JSON."""
-
-    family: str
-    """A name in `components/catalog.py`."""
-    config: Mapping[str, Any]
-    """The family's config; its `vocab_size` is replaced by that of the tokenizer training makes."""
-    plan: TrainingPlan
-    shards: Path
-    """Folder of the prepared revision."""
-    folder: Path
-    """The run's own folder: checkpoints, progress, job.json."""
-    split: str = "train"
-    """The split it learns from, images and tokenizer both."""
-    parts: Mapping[str, Origin] = field(default_factory=dict)
-    """What its slots are handed."""
-    distillation: Distillation | None = None
-    """The teacher it learns from beside its data, and how."""
-    mirror: str = ""
-    """Where its checkpoints are copied: a folder or what fsspec opens, as s3://bucket/prefix. No part of what it is."""
-
-    def __post_init__(self) -> None:
-        # A worker has another working directory, and JSON no tuples.
-        object.__setattr__(self, "shards", Path(self.shards).absolute())
-        object.__setattr__(self, "folder", Path(self.folder).absolute())
-        object.__setattr__(self, "config", json.loads(json.dumps(dict(self.config))))
-        MODELS[self.family]
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.folder / CHECKPOINTS
-
-    @property
-    def progress(self) -> Path:
-        """The file of progress lines."""
-        return self.folder / progress.FILE
-
-    @property
-    def learns(self) -> bool:
-        """Whether it is trained; the others are built, in no step."""
-        return issubclass(MODELS[self.family], Learns)
-
-    @property
-    def steps(self) -> int:
-        """Steps until it is done."""
-        return self.plan.steps if self.learns else 0
-
-    @property
-    def final(self) -> Path:
-        """Where the checkpoint of the last step lies once the job is done."""
-        return checkpoint.place(self.checkpoints, self.steps)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        parts = {slot: asdict(origin) for slot, origin in self.parts.items()}
-        return {
-            "family": self.family,
-            "config": dict(self.config),
-            "plan": self.plan.to_dict(),
-            "shards": str(self.shards),
-            "folder": str(self.folder),
-            "split": self.split,
-            **({"parts": parts} if parts else {}),
-            **({"distillation": self.distillation.to_dict()} if self.distillation else {}),
-            **({"mirror": self.mirror} if self.mirror else {}),
-        }
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> TrainingJob:
-        """The job that `to_dict` gave. Raises `ConfigError` for a plan that cannot work."""
-        parts = {slot: Origin(**origin) for slot, origin in saved.get("parts", {}).items()}
-        made = {"plan": TrainingPlan.from_dict(saved["plan"]), "parts": parts}
-        if "distillation" in saved:
-            made["distillation"] = Distillation.from_dict(saved["distillation"])
-        return cls(**{**saved, **made})
-
-    @classmethod
-    def read(cls, path: Path) -> TrainingJob:
-        """The job in a `job.json`."""
-        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def run_job(

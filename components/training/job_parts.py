@@ -17,7 +17,7 @@ from components.training.building import find_part, random_part
 from components.training.folder import pin, pinned
 
 if TYPE_CHECKING:
-    from components.training.job import TrainingJob
+    from components.training.training_job import TrainingJob
 
 
 def handed_over(

@@ -15,9 +15,9 @@ from typing import Any
 
 from components.training import failure
 from components.training.checkpoint import latest
-from components.training.job import TrainingJob
 from components.training.loop import Interrupted
 from components.training.stopping import is_asked_to_stop
+from components.training.training_job import TrainingJob
 
 _ROOT = Path(__file__).parents[2]
 _START_S = 30

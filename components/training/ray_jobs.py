@@ -19,12 +19,12 @@ from components.training import failure
 from components.training.checkpoint import latest
 from components.training.failure import TrainingFailed
 from components.training.folder import JOB, claim
-from components.training.job import TrainingJob
 from components.training.loop import Interrupted
 from components.training.presence import wait_empty
 from components.training.progress import Follower
 from components.training.ray_fit import digest, fit, run_id, train_settings, worker_settings
 from components.training.stopping import ask_to_stop, forget_stop, is_asked_to_stop
+from components.training.training_job import TrainingJob
 
 _POLL_S = 0.5
 _GRACE_S = 6.0

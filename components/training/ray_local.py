@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from components.config import ConfigError
-from components.training.job import TrainingJob
 from components.training.plan import TrainingPlan
 from components.training.progress import Follower
 from components.training.ray_fit import fit, train_settings
@@ -23,6 +22,7 @@ from components.training.surroundings import (
     processes_of,
     short_folder,
 )
+from components.training.training_job import TrainingJob
 
 _POLL_S = 0.5
 _GRACE_S = 5.0

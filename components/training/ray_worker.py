@@ -9,10 +9,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from components.training import failure
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.loop import Interrupted
 from components.training.presence import enter
 from components.training.stopping import Agreed, is_asked_to_stop
+from components.training.training_job import TrainingJob
 from components.training.watching import watched
 
 if TYPE_CHECKING:

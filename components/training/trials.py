@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from components import atomic
 from components.data.shards import open_shards
-from components.training.job import TrainingJob
 from components.training.search import Search, Settings, applied
+from components.training.training_job import TrainingJob
 
 State = Literal["running", "finished", "stopped", "failed"]
 FILE = "trial.json"
@@ -67,6 +67,8 @@ class Sweep:
     def training(self, trial: Trial) -> TrainingJob:
         """What a trial trains. Raises `ConfigError` for settings that cannot stand together."""
         config, plan = applied(trial.settings, self.job.config, self.job.plan)
+        # One is measured while the next is written beside the training, which would remove it.
+        plan = replace(plan, keep=max(plan.keep, 2))
         return replace(self.job, config=config, plan=plan, folder=self.runs / trial.key)
 
     def place(self, key: str) -> Path:

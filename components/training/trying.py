@@ -17,8 +17,9 @@ from components.training import trials
 from components.training.checkpoint import latest
 from components.training.failure import FINAL
 from components.training.folder import held
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.search import Settings
+from components.training.training_job import TrainingJob
 from components.training.trials import Sweep, Trial
 
 Objective = Callable[[Checkpoint], float]

@@ -25,10 +25,10 @@ sys.path.insert(0, str(ROOT))
 
 from components.data.shards import write_shards  # noqa: E402
 from components.training import progress  # noqa: E402
-from components.training.job import TrainingJob  # noqa: E402
 from components.training.plan import TrainingPlan  # noqa: E402
 from components.training.ray_local import local_ray  # noqa: E402
 from components.training.ray_trainer import train  # noqa: E402
+from components.training.training_job import TrainingJob  # noqa: E402
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 300
 CONFIG = {
@@ -39,7 +39,10 @@ PLAN = TrainingPlan(
     steps=STEPS, batch_size=32, warmup_steps=2, report_every=10, checkpoint_every=10**6, vocab_size=300,
     cpus_per_worker=0.5,
 )  # fmt: skip
-INLINE = "import sys; from pathlib import Path; from components.training.job import *; run_job(TrainingJob.read(Path(sys.argv[1])))"
+INLINE = (
+    "import sys; from pathlib import Path; from components.training.job import run_job; "
+    "from components.training.training_job import TrainingJob; run_job(TrainingJob.read(Path(sys.argv[1])))"
+)
 
 
 def beside(path: str):

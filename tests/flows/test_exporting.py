@@ -8,8 +8,9 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 from flows.cli import app
 
 CONFIG = {

@@ -15,8 +15,9 @@ from components.catalog import FAMILIES
 from components.evaluation.plan import EvaluationPlan
 from components.models.parts import Origin
 from components.training.building import slots, starts
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 from registry import version_files
 from registry.version_code import Version
 

@@ -21,8 +21,9 @@ from components.models import hub_clip, hub_layout
 from components.models.clip import Clip, ClipConfig
 from components.models.parts import Origin, Part
 from components.training.checkpoint import CheckpointDamaged
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 
 
 def job_for(name, shards, folder, *, steps, **settings):

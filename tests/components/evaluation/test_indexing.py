@@ -16,8 +16,9 @@ from components.models.asif import AnchorLeak, Asif, AsifConfig
 from components.models.parts import Origin
 from components.models.virtex import VirTex
 from components.training.checkpoint import load_model
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 
 NEAREST, ACCURACY = "nearest_anchor/zero_shot_accuracy", "zero_shot_accuracy"
 

@@ -13,8 +13,9 @@ from components.evaluation.measure import measurable, measure
 from components.evaluation.plan import EvaluationPlan
 from components.models.parts import Origin
 from components.training.building import slots, starts
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 
 PLAN = EvaluationPlan(max_tokens=12, beams=2, shots=(0, 1), episodes=4, trials=1)
 

@@ -19,8 +19,9 @@ from components.export.parity import NotAlike
 from components.export.states import leaves, with_leaves
 from components.training import marker
 from components.training.checkpoint import load_model
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 
 VIT = {
     "vision": "vit", "image_px": 32, "patch_px": 16, "vision_width": 32, "vision_layers": 1,

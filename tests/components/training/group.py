@@ -35,8 +35,9 @@ def main(file: str, rank: str, world: str, meet: str) -> None:
     sys.path.insert(0, str(ROOT))
     from torch import distributed as dist
 
-    from components.training.job import TrainingJob, run_job
+    from components.training.job import run_job
     from components.training.loop import Interrupted
+    from components.training.training_job import TrainingJob
 
     dist.init_process_group(
         "gloo", init_method=f"file://{meet}", rank=int(rank), world_size=int(world)

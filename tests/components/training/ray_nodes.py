@@ -20,14 +20,14 @@ from pathlib import Path
 
 import psutil
 
-from components.training.job import TrainingJob
+from components.training.training_job import TrainingJob
 
 ROOT = Path(__file__).parents[3]
 
 THROUGH_JOBS = """
 import sys
 from pathlib import Path
-from components.training.job import TrainingJob
+from components.training.training_job import TrainingJob
 from components.training.ray_trainer import train
 
 job = TrainingJob.read(Path(sys.argv[1]))

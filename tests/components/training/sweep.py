@@ -7,10 +7,10 @@ from pathlib import Path
 
 from components.evaluation.objective import Objective
 from components.evaluation.plan import EvaluationPlan
-from components.training.job import TrainingJob
 from components.training.plan import TrainingPlan
 from components.training.ray_tuner import tune
 from components.training.search import Search
+from components.training.training_job import TrainingJob
 from components.training.trials import Sweep
 
 CONFIG = {

@@ -22,9 +22,10 @@ from components.training import folder, progress
 from components.training import job as job_module
 from components.training.checkpoint import latest, load_model
 from components.training.folder import JobChanged, RunBusy
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.loop import LossNotFinite
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 
 ROOT = Path(job_module.__file__).parents[2]
 CONFIGS = {
@@ -290,7 +291,8 @@ def test_a_line_that_a_crash_cut_short_is_dropped(make_job):
 
 
 RUN = (
-    "import sys; from pathlib import Path; from components.training.job import TrainingJob, run_job; "
+    "import sys; from pathlib import Path; from components.training.job import run_job; "
+    "from components.training.training_job import TrainingJob; "
     "print(run_job(TrainingJob.read(Path(sys.argv[1]))).digest)"
 )
 

@@ -20,8 +20,9 @@ from components.config import ConfigError
 from components.training import job as job_module
 from components.training import progress, ray_trainer
 from components.training.checkpoint import latest
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 from components.training.validation import VAL_LOSS, best_step
 
 ROOT = Path(job_module.__file__).parents[2]
@@ -171,7 +172,8 @@ WORK = """
 import sys
 from pathlib import Path
 import torch
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
+from components.training.training_job import TrainingJob
 
 rank, world = int(sys.argv[2]), int(sys.argv[3])
 torch.distributed.init_process_group(

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.loop import Interrupted
 from components.training.parallel import _blocks
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 
 _spec = importlib.util.spec_from_file_location("group", Path(__file__).with_name("group.py"))
 group = importlib.util.module_from_spec(_spec)

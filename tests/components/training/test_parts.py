@@ -21,9 +21,10 @@ from components.table import UnknownName
 from components.training import building, checkpoint, marker
 from components.training.checkpoint import CheckpointDamaged, load_model
 from components.training.folder import JobChanged, pinned
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.loop import Interrupted
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 
 PLAN = TrainingPlan(steps=2, batch_size=8, warmup_steps=0, checkpoint_every=1, vocab_size=400)
 

@@ -23,8 +23,9 @@ from safetensors.torch import load_file
 
 from components.training import progress
 from components.training.checkpoint import latest
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 
 
 def _beside(name: str):

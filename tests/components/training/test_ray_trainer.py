@@ -24,11 +24,12 @@ from components.config import ConfigError
 from components.training import progress, ray_trainer
 from components.training.checkpoint import load_model
 from components.training.failure import TrainingFailed
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.loop import LossNotFinite
 from components.training.plan import TrainingPlan
 from components.training.ray_local import local_ray
 from components.training.ray_trainer import train
+from components.training.training_job import TrainingJob
 
 ROOT = Path(ray_trainer.__file__).parents[2]
 PLAN = TrainingPlan(
@@ -212,7 +213,7 @@ def test_a_local_ray_is_shared_inside_and_leaves_no_process_file_or_handler(tmp_
 TRAIN_LOCAL = """
 import sys
 from pathlib import Path
-from components.training.job import TrainingJob
+from components.training.training_job import TrainingJob
 from components.training.ray_trainer import train
 
 print(train(TrainingJob.read(Path(sys.argv[1])), launcher="local").digest)
@@ -319,7 +320,7 @@ class Head:
 THROUGH_JOBS = """
 import sys
 from pathlib import Path
-from components.training.job import TrainingJob
+from components.training.training_job import TrainingJob
 from components.training.ray_trainer import train
 
 job = TrainingJob.read(Path(sys.argv[1]))

@@ -14,10 +14,11 @@ from components.catalog import MODELS
 from components.records import Loss
 from components.training import marker, progress
 from components.training.checkpoint import latest
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.loop import LossNotFinite
 from components.training.plan import TrainingPlan
 from components.training.rewinding import MOST, number, passed_over
+from components.training.training_job import TrainingJob
 
 CONFIG = {"image_px": 32, "vision_widths": [8, 16], "width": 32, "heads": 2, "dropout": 0.2}
 PLAN = TrainingPlan(

@@ -13,8 +13,9 @@ from components.training import cost, progress
 from components.training.checkpoint import load_model
 from components.training.cost import FILE, Spent, total
 from components.training.energy import Energy
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 
 CONFIG = {"image_px": 32, "vision_widths": [8, 16], "width": 32, "heads": 2}
 

@@ -12,11 +12,12 @@ from torch import distributed as dist
 
 from components.training import presence
 from components.training.checkpoint import latest
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.loop import Interrupted
 from components.training.plan import TrainingPlan
 from components.training.ray_trainer import train
 from components.training.stopping import STOP, Agreed, Signals
+from components.training.training_job import TrainingJob
 
 ROOT = Path(presence.__file__).parents[2]
 PLAN = TrainingPlan(

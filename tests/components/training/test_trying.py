@@ -8,9 +8,10 @@ import pytest
 
 from components.training import trials
 from components.training.checkpoint import latest
-from components.training.job import TrainingJob, run_job
+from components.training.job import run_job
 from components.training.plan import TrainingPlan
 from components.training.search import Search
+from components.training.training_job import TrainingJob
 from components.training.trials import Sweep, Trial, best
 from components.training.trying import attempt
 
