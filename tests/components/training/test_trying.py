@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 
 from components.training import trials
-from components.training.checkpoint import latest
+from components.training.checkpoint import latest, verify
 from components.training.job import run_job
 from components.training.plan import TrainingPlan
 from components.training.search import Search
@@ -47,6 +48,17 @@ class Counting:
     def __call__(self, checkpoint) -> float:
         self.asked.append(checkpoint.step)
         return float(checkpoint.step)
+
+
+def test_a_checkpoint_that_is_measured_stays_until_it_was(sweep):
+    plan = replace(PLAN, keep=1, checkpoint_every=1)
+
+    def slow(checkpoint) -> float:
+        time.sleep(0.2)  # the next one is on disk by then
+        return float(verify(checkpoint.path).step)
+
+    trial = attempt(replace(sweep, job=replace(sweep.job, plan=plan)), SETTINGS, slow, print)
+    assert trial.state == "finished", trial.reason
 
 
 def test_a_trial_is_an_ordinary_training_measured_at_each_checkpoint(sweep, tmp_path):
