@@ -71,6 +71,9 @@ def platform(debug: bool) -> Iterator[Settings]:
     with command(debug) as settings, stack.short_lived(settings, ("prefect", "mlflow"), say=say):
         try:
             yield settings
+        except KeyboardInterrupt:
+            say("Stopped. The same command goes on with what is finished.")
+            raise
         finally:
             _deliver()
 

@@ -1,0 +1,17 @@
+"""How a command meets a terminal."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+
+from flows import terminal
+
+
+def test_a_command_that_is_stopped_says_how_to_go_on(monkeypatch, capsys):
+    # The services are started for real in the tests of nights and trainings; here only the end matters.
+    monkeypatch.setattr(terminal.stack, "short_lived", lambda *_, **__: nullcontext())
+    with pytest.raises(KeyboardInterrupt), terminal.platform(debug=False):
+        raise KeyboardInterrupt
+    assert "same command goes on" in capsys.readouterr().out
