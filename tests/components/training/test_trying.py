@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from components.training import trials
+from components.training import checkpoint, trials
 from components.training.checkpoint import latest, verify
 from components.training.job import run_job
 from components.training.plan import TrainingPlan
@@ -50,12 +50,18 @@ class Counting:
         return float(checkpoint.step)
 
 
-def test_a_checkpoint_that_is_measured_stays_until_it_was(sweep):
-    plan = replace(PLAN, keep=1, checkpoint_every=1)
+def test_a_checkpoint_that_is_measured_stays_until_it_was(sweep, monkeypatch):
+    plan, put = replace(PLAN, keep=1, checkpoint_every=1), checkpoint.put
 
-    def slow(checkpoint) -> float:
-        time.sleep(0.2)  # the next one is on disk by then
-        return float(verify(checkpoint.path).step)
+    def late(folder, taken):
+        time.sleep(0.1)  # a slow disk: still at work when the next step is reported
+        return put(folder, taken)
+
+    monkeypatch.setattr(checkpoint, "put", late)
+
+    def slow(made) -> float:
+        time.sleep(0.3)  # the next one is on disk by then
+        return float(verify(made.path).step)
 
     trial = attempt(replace(sweep, job=replace(sweep.job, plan=plan)), SETTINGS, slow, print)
     assert trial.state == "finished", trial.reason
