@@ -114,7 +114,9 @@ class DecoderState(Protocol):
 class Captions(Protocol):
     """Writes texts for images, one token a step, over a cache.
 
-    Hidden states are the last layer's, after its final norm: what contrastive search compares.
+    Hidden states are the last layer's, after its final norm: what contrastive search compares. A step stops there, for a
+    search that reads many words ahead asks for the logits of the few it keeps: over a real vocabulary they cost as much
+    as all layers.
     """
 
     def prefill(
@@ -129,8 +131,11 @@ class Captions(Protocol):
             (`models/prompts.py`), and hidden is zero at padding.
         """
 
-    def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """Append one token to every row: (state, logits_NV of the next, hidden_ND of this one)."""
+    def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor]:
+        """Append one token to every row: (state, hidden_ND of it)."""
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) of the word that follows each state of `step`."""
 
 
 @runtime_checkable

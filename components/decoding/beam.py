@@ -45,7 +45,8 @@ def beam(
         index_N, words_N = search.extend(log_probabilities(logits_NV))
         if search.over:
             return search.best()
-        state, logits_NV, _ = model.step(state.reorder(index_N), words_N)
+        state, hidden_ND = model.step(state.reorder(index_N), words_N)
+        logits_NV = model.logits(hidden_ND)
 
 
 @dataclass

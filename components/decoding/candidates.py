@@ -97,8 +97,9 @@ def search(
         if not bool(goes_on_B.any()):
             break
         kept_N = ahead.rows_BK.gather(1, step.chosen_B[:, None])[goes_on_B, 0]
-        state, logits_BV = ahead.state.reorder(kept_N), ahead.logits_NV[kept_N]
-        read_BTD = torch.cat([read_BTD[goes_on_B], ahead.hidden_ND[kept_N, None]], dim=1)
+        state, hidden_BD = ahead.state.reorder(kept_N), ahead.hidden_ND[kept_N]
+        logits_BV = model.logits(hidden_BD)
+        read_BTD = torch.cat([read_BTD[goes_on_B], hidden_BD[:, None]], dim=1)
         images_B = images_B[goes_on_B]
     return texts
 
@@ -111,8 +112,7 @@ class _Ahead:
     probs_BK: Tensor
     read_BK: Tensor
     state: Any
-    """Of the words that were read, as the next two."""
-    logits_NV: Tensor
+    """Of the words that were read, a row each, as the next."""
     hidden_ND: Tensor
 
     @property

@@ -30,8 +30,8 @@ def greedy(
     written = [log_probabilities(logits_BV).argmax(dim=-1)]
     ended_B = written[0] == eos_id
     while len(written) < max_tokens and not bool(ended_B.all()):
-        state, logits_BV, _ = model.step(state, written[-1])
-        written.append(log_probabilities(logits_BV).argmax(dim=-1))
+        state, hidden_BD = model.step(state, written[-1])
+        written.append(log_probabilities(model.logits(hidden_BD)).argmax(dim=-1))
         ended_B = ended_B | (written[-1] == eos_id)
     return [until(row, eos_id) for row in torch.stack(written, dim=1).tolist()]
 

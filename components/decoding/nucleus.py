@@ -47,7 +47,8 @@ def nucleus(
         ended_B = ended_B | (written[-1] == eos_id)
         if len(written) == max_tokens or bool(ended_B.all()):
             return [until(row, eos_id) for row in torch.stack(written, dim=1).tolist()]
-        state, logits_BV, _ = model.step(state, written[-1])
+        state, hidden_BD = model.step(state, written[-1])
+        logits_BV = model.logits(hidden_BD)
 
 
 def likeliest(

@@ -132,7 +132,7 @@ class _Prompted:
 
     def __init__(self, model: InContext, shots: Sequence[Any]) -> None:
         self._model, self._shots = model, shots
-        self.step = model.step  # type: ignore[attr-defined]
+        self.step, self.logits = model.step, model.logits  # type: ignore[attr-defined]
 
     def prefill(
         self,

@@ -100,8 +100,8 @@ class _Step(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         tokens_N, *state = inputs
-        after, logits_NV, _ = self.model.step(with_leaves(self._like, state), tokens_N)
-        return logits_NV, *leaves(after)
+        after, hidden_ND = self.model.step(with_leaves(self._like, state), tokens_N)
+        return self.model.logits(hidden_ND), *leaves(after)
 
 
 def _of_rows(
@@ -132,8 +132,8 @@ def _cut(inputs: Mapping[str, Tensor], rows: Sequence[int]) -> tuple[Tensor, ...
 
 def _captioner(model: Any, pixels: Tensor, tokens: Tensor) -> list[Graph]:
     first, _, _ = model.prefill(pixels[:2])
-    after, _, _ = model.step(first, tokens[:2, 1])
-    longer, _, _ = model.step(after, tokens[:2, 1])
+    after, _ = model.step(first, tokens[:2, 1])
+    longer, _ = model.step(after, tokens[:2, 1])
     three, _, _ = model.prefill(pixels)
     names = tuple(f"state_{number}" for number in range(len(leaves(first))))
     outputs = ("logits", *(f"new_{name}" for name in names))

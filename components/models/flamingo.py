@@ -181,7 +181,7 @@ class Flamingo(nn.Module):
         hidden_MTD, _ = self._read(documents.tokens_MT, documents.times_MT, latents_MSRD)
         learnt_MT = documents.labels_MT[:, 1:] != NO_LABEL
         return {
-            "tokens": self._logits(hidden_MTD[:, :-1][learnt_MT]),
+            "tokens": self._all_logits(hidden_MTD[:, :-1][learnt_MT]),
             "tokens_at": learnt_MT,
             "latents": latents_BRD,
             **vars(documents),
@@ -220,11 +220,19 @@ class Flamingo(nn.Module):
         latents_NRD = self._latents(stacked, torch.zeros(len(stacked), dtype=torch.long))
         return self._prefill(texts, latents_NRD[rows_MS.clamp(min=0)])
 
-    def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor, Tensor]:
-        """Append one token to every row: (state, logits_NV of the next, hidden_ND of this one)."""
+    def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor]:
+        """Append one token to every row: (state, hidden_ND)."""
         with self._looking(state.media):
             hidden_N1D, past = self.lm.run(self._embed(tokens_N[:, None]), past=state.past)
-        return Written(past, state.media), self._words(hidden_N1D[:, -1]), hidden_N1D[:, -1]
+        return Written(past, state.media), hidden_N1D[:, -1]
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) of the word that follows each state: a chunk may end as a document does, and nobody writes an image."""
+        logits_NV = self._all_logits(hidden_ND)
+        words_NV = logits_NV[:, : self.lm.vocab_size].clone()
+        ends = (logits_NV[:, self.marks.eos], logits_NV[:, self.marks.chunk])
+        words_NV[:, self.marks.eos] = torch.logaddexp(*ends)
+        return words_NV
 
     def match(
         self,
@@ -243,7 +251,7 @@ class Flamingo(nn.Module):
         labels_BT = pairs.labels_MT[:, 1:]
         # Every document ends in <eos>, which says nothing of the pair.
         counted_BT = (labels_BT != NO_LABEL) & (labels_BT != self.marks.eos)
-        logits_NV = self._logits(hidden_BTD[:, :-1][counted_BT])
+        logits_NV = self._all_logits(hidden_BTD[:, :-1][counted_BT])
         return mean_log_likelihood(logits_NV, labels_BT[counted_BT], counted_BT)
 
     def answer(
@@ -327,7 +335,7 @@ class Flamingo(nn.Module):
         rows = torch.arange(len(texts), device=tokens_MT.device)
         last_MRD = latents_MSRD[rows, times_MT[:, -1] - 1]
         media = tuple(layer.attention.read(last_MRD) for layer in self.gated)
-        return Written(past, media), self._words(hidden_MTD[:, -1]), hidden_MTD * mask_MT[..., None]
+        return Written(past, media), self.logits(hidden_MTD[:, -1]), hidden_MTD * mask_MT[..., None]
 
     def _query(self, prompts: Sequence[Sequence[int]] | None, row: int) -> list[int]:
         return [self.marks.image, *(prompts[row] if prompts else ())]
@@ -339,15 +347,7 @@ class Flamingo(nn.Module):
         rows_MTD = self.rows[ours_MT.clamp(min=0)].to(words_MTD.dtype)
         return torch.where((ours_MT >= 0)[..., None], rows_MTD, words_MTD)
 
-    def _logits(self, hidden_MTD: Tensor) -> Tensor:
+    def _all_logits(self, hidden_MTD: Tensor) -> Tensor:
         """(…, V + 2): the LM's own, then those of `<image>` and `<|endofchunk|>`."""
         words_MTV = self.lm.logits(hidden_MTD)
         return torch.cat([words_MTV, nn.functional.linear(hidden_MTD, self.rows)], dim=-1)
-
-    def _words(self, hidden_ND: Tensor) -> Tensor:
-        """(N, V) for decoders: a chunk may end as a document does, and nobody writes an image."""
-        logits_NV = self._logits(hidden_ND)
-        words_NV = logits_NV[:, : self.lm.vocab_size].clone()
-        ends = (logits_NV[:, self.marks.eos], logits_NV[:, self.marks.chunk])
-        words_NV[:, self.marks.eos] = torch.logaddexp(*ends)
-        return words_NV

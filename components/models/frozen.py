@@ -191,10 +191,15 @@ class Frozen(nn.Module):
             rows.append([*pieces, prefix_NPD[number], self._after(prompts, number)])
         return self._read(rows)
 
-    def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """Append one token to every row: (state, logits_NV of the next, hidden_ND of this one)."""
+    def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor]:
+        """Append one token to every row: (state, hidden_ND)."""
         hidden_N1D, state = self.lm.run(self.lm.embed(tokens_N[:, None]), past=state)
-        return state, self.lm.logits(hidden_N1D[:, -1]), hidden_N1D[:, -1]
+        return state, hidden_N1D[:, -1]
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) of the word that follows each state."""
+        found: Tensor = self.lm.logits(hidden_ND)
+        return found
 
     def match(
         self,

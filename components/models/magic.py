@@ -137,18 +137,20 @@ class Magic(nn.Module):
         logits_UV = self.lm.logits(hidden_UTD[:, -1])
         return state, logits_UV[place_B], start.hide_padding(hidden_UTD)[place_B]
 
-    def step(self, state: Steered, tokens_N: Tensor) -> tuple[Steered, Tensor, Tensor]:
-        """Append one token to every row: (state, logits_NV of the next, hidden_ND)."""
+    def step(self, state: Steered, tokens_N: Tensor) -> tuple[Steered, Tensor]:
+        """Append one token to every row: (state, hidden_ND)."""
         longer = list(zip(state.place_N.tolist(), tokens_N.tolist(), strict=True))
         distinct, place_N = _distinct(longer, tokens_N.device)
         source_U, tokens_U = torch.tensor(distinct, device=tokens_N.device).unbind(1)
         hidden_U1D, read = self.lm.run(
             self.lm.embed(tokens_U[:, None]), past=state.read.reorder(source_U)
         )
-        hidden_UD = hidden_U1D[:, 0]
         words = tuple((*row, token) for row, (_, token) in zip(state.words, longer, strict=True))
-        state = Steered(read, place_N, state.images_ND, words)
-        return state, self.lm.logits(hidden_UD)[place_N], hidden_UD[place_N]
+        return Steered(read, place_N, state.images_ND, words), hidden_U1D[place_N, 0]
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) of the word that follows each state."""
+        return self.lm.logits(hidden_ND)
 
     def steer(self, state: Steered, candidates_BK: Tensor) -> Tensor:
         """(B, K): cosine of each row's image with its text so far and the candidate, times the CLIP's own scale."""

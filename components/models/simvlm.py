@@ -191,12 +191,13 @@ class SimVLM(nn.Module):
             self._patches(pixels_BCHW, keys_B), torch.ones_like(given_B).bool(), prefix_BP, real_BP
         )
         state = Writing(self._memory(memory_BMD), seen_BM, given_B)
-        return self._write(state, torch.full_like(given_B, BOS_ID))
+        state, hidden_B1D = self._write(state, torch.full_like(given_B, BOS_ID))
+        return state, self.logits(hidden_B1D[:, 0]), hidden_B1D
 
-    def step(self, state: Writing, tokens_N: Tensor) -> tuple[Writing, Tensor, Tensor]:
-        """Append one token to every row: (state, logits_NV of the next, hidden_ND)."""
-        state, logits_NV, hidden_N1D = self._write(state, tokens_N)
-        return state, logits_NV, hidden_N1D[:, 0]
+    def step(self, state: Writing, tokens_N: Tensor) -> tuple[Writing, Tensor]:
+        """Append one token to every row: (state, hidden_ND)."""
+        state, hidden_N1D = self._write(state, tokens_N)
+        return state, hidden_N1D[:, 0]
 
     @torch.no_grad()
     def match(
@@ -284,13 +285,12 @@ class SimVLM(nn.Module):
         )
         return hidden_BSD[halves.learnt_BS]
 
-    def _write(self, state: Writing, tokens_N: Tensor) -> tuple[Writing, Tensor, Tensor]:
+    def _write(self, state: Writing, tokens_N: Tensor) -> tuple[Writing, Tensor]:
         place_N1 = (state.given_N - 1 + state.written)[:, None]
         hidden_N1D, words = self.decode(
             state.memory, state.seen_NM, tokens_N[:, None], place_N1, state.words
         )
-        state = Writing(state.memory, state.seen_NM, state.given_N, words)
-        return state, self.logits(hidden_N1D[:, -1]), hidden_N1D
+        return Writing(state.memory, state.seen_NM, state.given_N, words), hidden_N1D
 
     def _draw(self, batch: Batch) -> tuple[Tensor, int]:
         """How many tokens of each text are given, and how many rows have images."""

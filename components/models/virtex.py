@@ -250,15 +250,17 @@ class VirTex(nn.Module):
         start = given(
             prompts, memory_BND.shape[0], bos_id=BOS_ID, pad_id=PAD_ID, device=memory_BND.device
         )
-        state, logits_BV, hidden_BTD = self._read(
-            Written(images, (), start.padding_B), start.tokens_BT
-        )
-        return state, logits_BV, start.hide_padding(hidden_BTD)
+        state, hidden_BTD = self._read(Written(images, (), start.padding_B), start.tokens_BT)
+        return state, self.logits(hidden_BTD[:, -1]), start.hide_padding(hidden_BTD)
 
-    def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor, Tensor]:
-        """Append one token to every row: (state, logits_NV of the next, hidden_ND)."""
-        state, logits_NV, hidden_N1D = self._read(state, tokens_N[:, None])
-        return state, logits_NV, hidden_N1D[:, 0]
+    def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor]:
+        """Append one token to every row: (state, hidden_ND)."""
+        state, hidden_N1D = self._read(state, tokens_N[:, None])
+        return state, hidden_N1D[:, 0]
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) of the word that follows each state."""
+        return self.output(hidden_ND)
 
     def image_features(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
         """uint8 images -> (B, D): the tower's last map averaged, what the paper puts its linear probes on."""
@@ -302,7 +304,7 @@ class VirTex(nn.Module):
         # Logits only where a word is predicted: over padding they would cost half of the step at a real vocabulary.
         return self.output(x_BTD[real_BT]), real_BT
 
-    def _read(self, state: Written, tokens_NT: Tensor) -> tuple[Written, Tensor, Tensor]:
+    def _read(self, state: Written, tokens_NT: Tensor) -> tuple[Written, Tensor]:
         start, kept = state.length, []
         mask = readable(state.padding_N, tokens_NT.shape[1], start + tokens_NT.shape[1])
         x_NTD = self.embedding(tokens_NT, start, state.padding_N)
@@ -312,8 +314,7 @@ class VirTex(nn.Module):
             past = state.words[number] if state.words else None
             x_NTD, keys_values = layer(x_NTD, image, past, mask)
             kept.append(keys_values)
-        written = Written(state.images, tuple(kept), state.padding_N)
-        return written, self.output(x_NTD[:, -1]), x_NTD
+        return Written(state.images, tuple(kept), state.padding_N), x_NTD
 
 
 def _spared(name: str) -> bool:

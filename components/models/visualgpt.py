@@ -165,7 +165,7 @@ class VisualGpt(nn.Module):
         )
         learnt_BT = predicted(batch.lengths_B, batch.prompts_B, tokens_BT.shape[1])
         seen = {
-            "tokens": self._logits(hidden_BTD[learnt_BT]),
+            "tokens": self.logits(hidden_BTD[learnt_BT]),
             "tokens_at": learnt_BT,
             "labels": tokens_BT[:, 1:][learnt_BT],
         }
@@ -187,7 +187,7 @@ class VisualGpt(nn.Module):
         hidden_BTD = self.read_texts(self._levels(pixels_BCHW, keys_B), tokens_BT[:, :-1])
         learnt_BT = predicted(lengths_B, torch.ones_like(lengths_B), tokens_BT.shape[1])
         labels_N = tokens_BT[:, 1:][learnt_BT]
-        return mean_log_likelihood(self._logits(hidden_BTD[learnt_BT]), labels_N, learnt_BT)
+        return mean_log_likelihood(self.logits(hidden_BTD[learnt_BT]), labels_N, learnt_BT)
 
     def prefill(
         self, pixels_BCHW: Tensor, keys_B: Tensor | None = None, prompts: Prompts = None
@@ -197,14 +197,17 @@ class VisualGpt(nn.Module):
         images = tuple(image for block in self.h for image in block.read(levels))
         ids = {"bos_id": self.config.bos_id, "pad_id": self.config.pad_id}
         start = given(prompts, pixels_BCHW.shape[0], **ids, device=levels[0].device)
-        written = Written(images, (), start.padding_B)
-        state, logits_BV, hidden_BTD = self._write(written, start.tokens_BT)
-        return state, logits_BV, start.hide_padding(hidden_BTD)
+        state, hidden_BTD = self._write(Written(images, (), start.padding_B), start.tokens_BT)
+        return state, self.logits(hidden_BTD[:, -1]), start.hide_padding(hidden_BTD)
 
-    def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor, Tensor]:
-        """Append one token to every row: (state, logits_NV of the next, hidden_ND)."""
-        state, logits_NV, hidden_N1D = self._write(state, tokens_N[:, None])
-        return state, logits_NV, hidden_N1D[:, 0]
+    def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor]:
+        """Append one token to every row: (state, hidden_ND)."""
+        state, hidden_N1D = self._write(state, tokens_N[:, None])
+        return state, hidden_N1D[:, 0]
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) of the word that follows each state, by the embedding itself."""
+        return F.linear(hidden_ND, self.wte.weight)
 
     def read_texts(
         self,
@@ -257,10 +260,7 @@ class VisualGpt(nn.Module):
             )
         return self.drop(self.wte(tokens_BT) + self.wpe(places_BT))
 
-    def _logits(self, hidden_BTD: Tensor) -> Tensor:
-        return F.linear(hidden_BTD, self.wte.weight)
-
-    def _write(self, state: Written, tokens_NT: Tensor) -> tuple[Written, Tensor, Tensor]:
+    def _write(self, state: Written, tokens_NT: Tensor) -> tuple[Written, Tensor]:
         start, kept, levels = state.length, [], self.config.levels
         mask = readable(state.padding_N, tokens_NT.shape[1], start + tokens_NT.shape[1])
         x_NTD = self._embed(tokens_NT, start, state.padding_N)
@@ -270,9 +270,7 @@ class VisualGpt(nn.Module):
                 x_NTD, images, state.words[number] if state.words else None, mask
             )
             kept.append(keys_values)
-        hidden_NTD = self.ln_f(x_NTD)
-        written = Written(state.images, tuple(kept), state.padding_N)
-        return written, self._logits(hidden_NTD[:, -1]), hidden_NTD
+        return Written(state.images, tuple(kept), state.padding_N), self.ln_f(x_NTD)
 
 
 def _is_language(name: str) -> bool:

@@ -34,9 +34,12 @@ class PrefixWriter(nn.Module):
         hidden_BPD, past = self.lm.run(prefix_BPD)
         return past, self.lm.logits(hidden_BPD[:, -1]), hidden_BPD
 
-    def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor, Tensor]:
+    def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor]:
         hidden_N1D, state = self.lm.run(self.lm.embed(tokens_N[:, None]), past=state)
-        return state, self.lm.logits(hidden_N1D[:, 0]), hidden_N1D[:, 0]
+        return state, hidden_N1D[:, 0]
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        return self.lm.logits(hidden_ND)
 
 
 def prefixes(rows: int, width: int, length: int = 10) -> Tensor:

@@ -103,6 +103,20 @@ def test_words_beyond_top_p_are_neither_read_nor_scored(model: VirTex, top_p: fl
     assert (counts.min() < counts.max() < VOCABULARY) or (top_p < 0.1 and (counts == 1).all())
 
 
+def test_logits_are_made_of_the_words_kept_and_of_no_other_candidate(
+    model: VirTex, monkeypatch
+) -> None:
+    read, asked = [], []
+    step, logits = model.step, model.logits
+    monkeypatch.setattr(
+        model, "step", lambda state, words: read.append(len(words)) or step(state, words)
+    )
+    monkeypatch.setattr(model, "logits", lambda hidden: asked.append(len(hidden)) or logits(hidden))
+    contrastive(model, made_images(3), eos_id=-1, max_tokens=4, top_k=5)
+    assert read == [15] * 4
+    assert asked == [3] * 5  # the first are of `<bos>`
+
+
 def test_prompts_of_several_lengths_count_among_what_was_read(model: VirTex) -> None:
     images, prompts = made_images(4), [[5, 6, 7], [], [6], [7, 7]]
     weights = {"top_k": 6, "alpha": 0.6}

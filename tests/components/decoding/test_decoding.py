@@ -183,7 +183,10 @@ class Branching:
         grown = torch.cat([state.words, tokens_N[:, None]], dim=1)
         ends = [-9.0, -9.0, -9.0, 3.0]
         rows = [self.LOGITS.get(tuple(row), ends) for row in grown.tolist()]
-        return Prefixes(state.images, grown), torch.tensor(rows), torch.zeros(len(rows), 1)
+        return Prefixes(state.images, grown), torch.tensor(rows)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        return hidden_ND
 
 
 def test_beams_move_with_their_whole_prefix() -> None:

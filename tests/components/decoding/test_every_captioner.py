@@ -70,7 +70,8 @@ def _alone(model, image: Tensor, prompt: Sequence[int], words: Sequence[int]):
     state, logits, hidden = model.prefill(image[None], prompts=[prompt])
     hidden = hidden[:, -1]
     for word in words:
-        state, logits, hidden = model.step(state, torch.tensor([word]))
+        state, hidden = model.step(state, torch.tensor([word]))
+        logits = model.logits(hidden)
     return logits[0], hidden[0]
 
 
@@ -94,7 +95,8 @@ def test_cached_equals_reading_all_anew(model, images: Tensor) -> None:
             torch.testing.assert_close(logits[row], wanted_logits, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(last[row], wanted_state, atol=1e-4, rtol=1e-4)
         if at < WORDS:
-            state, logits, last = model.step(state, tokens[:, at])
+            state, last = model.step(state, tokens[:, at])
+            logits = model.logits(last)
 
 
 @torch.no_grad()
@@ -105,7 +107,7 @@ def test_a_prompts_states_are_those_of_reading_it_word_for_word(model, images: T
         state, _, first = model.prefill(images[row : row + 1])
         wanted = list(first[0])
         for word in prompt:
-            state, _, hidden = model.step(state, torch.tensor([word]))
+            state, hidden = model.step(state, torch.tensor([word]))
             wanted.append(hidden[0])
         found = together[row, together.shape[1] - len(wanted) :]
         torch.testing.assert_close(found, torch.stack(wanted), atol=1e-4, rtol=1e-4)
@@ -116,19 +118,20 @@ def test_a_prompts_states_are_those_of_reading_it_word_for_word(model, images: T
 def test_reordering_moves_whole_prefixes_and_their_images(model, images: Tensor) -> None:
     state, _, _ = model.prefill(images, prompts=PROMPTS)
     first = torch.tensor([30, 31, 32, 33, 34, 35, 36, 37])
-    state, _, _ = model.step(state.repeat(2), first)
+    state, _ = model.step(state.repeat(2), first)
     # Rows turned, one kept twice, images mixed, some dropped.
     order = torch.tensor([7, 0, 0, 5, 2])
     second = torch.tensor([40, 41, 42, 43, 44])
-    state, logits, hidden = model.step(state.reorder(order), second)
-    _, after, _ = model.step(state.reorder(torch.tensor([3, 1])), torch.tensor([50, 51]))
+    state, hidden = model.step(state.reorder(order), second)
+    logits = model.logits(hidden)
+    _, after = model.step(state.reorder(torch.tensor([3, 1])), torch.tensor([50, 51]))
     for row, origin in enumerate(order.tolist()):
         image, prompt = origin // 2, PROMPTS[origin // 2]
         words = [first[origin].item(), second[row].item()]
         wanted_logits, wanted_state = _alone(model, images[image], prompt, words)
         torch.testing.assert_close(logits[row], wanted_logits, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(hidden[row], wanted_state, atol=1e-4, rtol=1e-4)
-    wanted, _ = _alone(model, images[2], PROMPTS[2], [35, 43, 50])
+    _, wanted = _alone(model, images[2], PROMPTS[2], [35, 43, 50])
     torch.testing.assert_close(after[0], wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -136,9 +139,9 @@ def test_reordering_moves_whole_prefixes_and_their_images(model, images: Tensor)
 def test_a_state_that_was_gone_on_from_can_be_gone_on_from_again(model, images: Tensor) -> None:
     state, _, _ = model.prefill(images, prompts=PROMPTS)
     words = torch.tensor([30, 31, 32, 33])
-    _, first, _ = model.step(state, words)
+    _, first = model.step(state, words)
     model.step(state, words + 9)
-    _, again, _ = model.step(state, words)
+    _, again = model.step(state, words)
     assert torch.equal(first, again)
 
 

@@ -47,7 +47,11 @@ class Copier:
         return self._next(rows)
 
     def step(self, state, tokens_N):
-        return self._next([row[1:] or [self.eos_id] for row in state.rows])
+        state, logits, _ = self._next([row[1:] or [self.eos_id] for row in state.rows])
+        return state, logits
+
+    def logits(self, hidden_ND):
+        return hidden_ND
 
     def _next(self, rows):
         first = torch.tensor([row[0] for row in rows])

@@ -91,7 +91,7 @@ def _logits(model: Flamingo, tokens: Tensor, images_MSCHW: Tensor) -> Tensor:
     latents = model._latents(images_MSCHW.flatten(0, 1), None)
     times = (tokens == IMAGE).cumsum(dim=1)
     hidden, _ = model._read(tokens, times, latents.unflatten(0, images_MSCHW.shape[:2]))
-    return model._logits(hidden)
+    return model._all_logits(hidden)
 
 
 TWO_IMAGES = torch.tensor([[1, 5, IMAGE, 6, 7, 8, CHUNK, IMAGE, 9, 10, CHUNK, EOS]])
@@ -228,8 +228,8 @@ def test_writing_with_the_cache_equals_reading_everything_again(layout: str) -> 
         state, logits, hidden = model.prefill_shots(shots, pictures[:2], prompts)
         found = [logits]
         for at in range(3):
-            state, logits, last = model.step(state, words[:, at])
-            found.append(logits)
+            state, last = model.step(state, words[:, at])
+            found.append(model.logits(last))
     documents = [
         [1, IMAGE, 5, 6, CHUNK, IMAGE, 4],
         [1, IMAGE, 7, 8, 9, CHUNK, IMAGE, 10, CHUNK, IMAGE, 4, 5],
@@ -238,7 +238,7 @@ def test_writing_with_the_cache_equals_reading_everything_again(layout: str) -> 
     for row, (document, seen) in enumerate(zip(documents, images, strict=True)):
         tokens = torch.tensor([document + words[row].tolist()])
         with torch.no_grad():
-            wanted = model._words(_hidden(model, tokens, seen[None])[0])
+            wanted = model.logits(_hidden(model, tokens, seen[None])[0])
         ours = torch.stack(found)[:, row]
         torch.testing.assert_close(ours, wanted[len(document) - 1 :])
         torch.testing.assert_close(
@@ -268,11 +268,11 @@ def test_a_batch_writes_what_its_rows_write_alone_and_beam_1_is_greedy(model: Fl
 def test_reordered_rows_carry_their_words_and_their_image(model: Flamingo) -> None:
     with torch.no_grad():
         state, *_ = model.prefill(_images(3))
-        state, plain, _ = model.step(state.repeat(2), torch.tensor([5, 6, 7, 8, 9, 10]))
+        state, plain = model.step(state.repeat(2), torch.tensor([5, 6, 7, 8, 9, 10]))
         order = torch.tensor([5, 4, 2, 2])
-        _, logits, _ = model.step(state.reorder(order), torch.tensor([4] * 4))
-        _, straight, _ = model.step(state, torch.tensor([4] * 6))
-    torch.testing.assert_close(logits, straight[order])
+        _, moved = model.step(state.reorder(order), torch.tensor([4] * 4))
+        _, straight = model.step(state, torch.tensor([4] * 6))
+    torch.testing.assert_close(moved, straight[order])
     assert not torch.allclose(plain[4], plain[5])
 
 
@@ -363,12 +363,12 @@ def test_two_tokens_stand_past_the_vocabulary_and_leave_the_embedding_alone(
     assert torch.equal(found[1:3], model.rows)
     assert torch.equal(found[[0, 3]], model.lm.embed(torch.tensor([5, EOS])))
     hidden = torch.randn(2, 32)
-    torch.testing.assert_close(model._logits(hidden)[:, VOCABULARY:], hidden @ model.rows.T)
+    torch.testing.assert_close(model._all_logits(hidden)[:, VOCABULARY:], hidden @ model.rows.T)
 
 
 def test_the_end_of_a_chunk_is_the_end_of_a_caption_for_decoders(model: Flamingo) -> None:
     hidden = torch.randn(2, 32)
-    whole, words = model._logits(hidden), model._words(hidden)
+    whole, words = model._all_logits(hidden), model.logits(hidden)
     assert words.shape == (2, VOCABULARY)
     assert torch.equal(words[:, :EOS], whole[:, :EOS])
     torch.testing.assert_close(words[:, EOS].exp(), whole[:, EOS].exp() + whole[:, CHUNK].exp())
@@ -440,7 +440,7 @@ def test_demonstrations_without_images_are_read_as_text(model: Flamingo) -> None
     with torch.no_grad():
         _, logits, _ = model.prefill_shots([[(None, [5, 6]), (None, [7])]], pictures[:1])
         tokens = torch.tensor([[1, 5, 6, CHUNK, 7, CHUNK, IMAGE]])
-        wanted = model._words(_hidden(model, tokens, pictures[:1][None])[:, -1])
+        wanted = model.logits(_hidden(model, tokens, pictures[:1][None])[:, -1])
     torch.testing.assert_close(logits, wanted)
 
 

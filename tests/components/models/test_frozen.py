@@ -279,8 +279,8 @@ def test_the_logits_of_writing_are_those_of_training(model: Frozen) -> None:
     state, logits, _ = model.prefill(batch.pixels_BCHW)
     found = [logits]
     for at in range(1, 4):
-        state, logits, hidden = model.step(state, batch.tokens_BT[:, at])
-        found.append(logits)
+        state, hidden = model.step(state, batch.tokens_BT[:, at])
+        found.append(model.logits(hidden))
     torch.testing.assert_close(torch.stack(found, 1), wanted[:, :4], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(hidden, states[:, 3], atol=1e-5, rtol=1e-5)
 

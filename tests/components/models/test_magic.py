@@ -150,7 +150,7 @@ def test_texts_that_are_the_same_are_read_once(model: Magic, monkeypatch) -> Non
     )
     with torch.no_grad():
         state, _, _ = model.prefill(_images(4), prompts=[[20], [20], [21], [20]])
-        state, _, _ = model.step(state.repeat(2), torch.tensor([30, 31] * 4))
+        state, _ = model.step(state.repeat(2), torch.tensor([30, 31] * 4))
         model.step(state.reorder(torch.tensor([0, 2, 5, 7])), torch.tensor([40, 40, 40, 41]))
     assert rows == [2, 4, 3]
 
@@ -246,7 +246,7 @@ def test_the_clip_reads_neither_start_nor_specials_and_only_the_last_words(
     with torch.no_grad():
         state, _, _ = model.prefill(_images(1), prompts=[lm_tokenizer.words("square")])
         for word in ids[:4]:
-            state, _, _ = model.step(state, torch.tensor([word]))
+            state, _ = model.step(state, torch.tensor([word]))
         special = SPECIALS.index("<image>")
         model.steer(state, torch.tensor([[ids[4], special, lm_tokenizer.eos_id]]))
     assert read == ["is red a", "is red"]

@@ -256,8 +256,8 @@ def test_writing_with_the_cache_gives_the_logits_of_training(model: VirTex) -> N
         state, logits, hidden = model.prefill(batch.pixels_BCHW)
         found, states = [logits], [hidden[:, 0]]
         for at in range(1, 4):
-            state, logits, hidden = model.step(state, tokens[:, at])
-            found.append(logits)
+            state, hidden = model.step(state, tokens[:, at])
+            found.append(model.logits(hidden))
             states.append(hidden)
     assert (tokens[:, 0] == BOS_ID).all()
     torch.testing.assert_close(torch.stack(states, dim=1), wanted)
@@ -270,12 +270,12 @@ def test_reordered_rows_carry_their_words_and_their_image(model: VirTex) -> None
     pixels, words = _batch().pixels_BCHW, torch.tensor([5, 6, 7, 8, 9, 10])
     with torch.no_grad():
         state, _, _ = model.prefill(pixels)
-        state, plain, _ = model.step(state.repeat(2), words)
+        state, plain = model.step(state.repeat(2), words)
         # Image 0 leaves; image 2 goes first with its rows turned; image 1 keeps its second row twice.
         order = torch.tensor([5, 4, 3, 3])
-        _, logits, _ = model.step(state.reorder(order), torch.tensor([4, 4, 4, 4]))
-        _, straight, _ = model.step(state, torch.tensor([4] * 6))
-    torch.testing.assert_close(logits, straight[order])
+        _, moved = model.step(state.reorder(order), torch.tensor([4, 4, 4, 4]))
+        _, straight = model.step(state, torch.tensor([4] * 6))
+    torch.testing.assert_close(moved, straight[order])
     assert not torch.allclose(plain[4], plain[5])
 
 
@@ -284,11 +284,11 @@ def test_rows_in_any_order_and_number_read_their_own_image(model: VirTex, order:
     model.eval()
     with torch.no_grad():
         state, _, _ = model.prefill(_batch().pixels_BCHW)
-        state, _, _ = model.step(state.repeat(2), torch.tensor([5, 6, 7, 8, 9, 10]))
+        state, _ = model.step(state.repeat(2), torch.tensor([5, 6, 7, 8, 9, 10]))
         words = torch.full((len(order),), 4)
-        _, logits, _ = model.step(state.reorder(torch.tensor(order)), words)
-        _, straight, _ = model.step(state, torch.full((6,), 4))
-    torch.testing.assert_close(logits, straight[order])
+        _, moved = model.step(state.reorder(torch.tensor(order)), words)
+        _, straight = model.step(state, torch.full((6,), 4))
+    torch.testing.assert_close(moved, straight[order])
 
 
 def test_prompts_of_several_lengths_read_as_each_would_alone(model: VirTex) -> None:
@@ -297,13 +297,15 @@ def test_prompts_of_several_lengths_read_as_each_would_alone(model: VirTex) -> N
     words = torch.tensor([9, 10, 11])
     with torch.no_grad():
         state, first, hidden = model.prefill(pixels, prompts=prompts)
-        _, second, last = model.step(state, words)
+        _, last = model.step(state, words)
+        second = model.logits(last)
         for row, prompt in enumerate(prompts):
             alone, logits, states = model.prefill(pixels[row : row + 1], prompts=[prompt])
             torch.testing.assert_close(first[row], logits[0])
             torch.testing.assert_close(hidden[row, -len(prompt) - 1 :], states[0])
             assert not hidden[row, : -len(prompt) - 1].any()
-            _, logits, states = model.step(alone, words[row : row + 1])
+            _, states = model.step(alone, words[row : row + 1])
+            logits = model.logits(states)
             torch.testing.assert_close(second[row], logits[0])
             torch.testing.assert_close(last[row], states[0])
 
@@ -316,7 +318,7 @@ def test_one_prompt_an_image_is_asked_for(model: VirTex) -> None:
 def test_a_text_longer_than_the_positions_is_refused(model: VirTex) -> None:
     state, _, _ = model.prefill(_batch().pixels_BCHW)
     for _ in range(9):
-        state, _, _ = model.step(state, torch.tensor([5, 5, 5]))
+        state, _ = model.step(state, torch.tensor([5, 5, 5]))
     with pytest.raises(TextTooLong, match="max_tokens"):
         model.step(state, torch.tensor([5, 5, 5]))
 

@@ -169,7 +169,7 @@ def test_all_language_at_one_level_is_gpt2_bit_for_bit() -> None:
     tokens = torch.randint(0, VOCABULARY, (3, 10))
     with torch.no_grad():
         wanted = part.module(tokens).logits
-        found = model._logits(model.read_texts(model._levels(_pixels(), None), tokens))
+        found = model.logits(model.read_texts(model._levels(_pixels(), None), tokens))
     assert torch.equal(found, wanted)
 
 
@@ -186,7 +186,7 @@ def test_all_language_at_three_levels_is_root_three_of_it_and_no_gpt2() -> None:
     with torch.no_grad():
         block(x, block.read(levels))
         said = x + block.attn(block.ln_1(x), None, None)[0]
-        found = model._logits(model.read_texts(model._levels(_pixels(), None), tokens))
+        found = model.logits(model.read_texts(model._levels(_pixels(), None), tokens))
         theirs = part.module(tokens).logits
     torch.testing.assert_close(read[0], 3**0.5 * said)
     assert (found - theirs).abs().max() > 0.1
@@ -212,8 +212,8 @@ def test_permuting_regions_changes_nothing_unless_places_are_learnt() -> None:
         torch.manual_seed(0)
         model = _wide(VisualGpt(_config(places=places)))
         with torch.no_grad():
-            one = model._logits(model.read_texts(model.encoder(regions), tokens))
-            other = model._logits(model.read_texts(model.encoder(regions[:, order]), tokens))
+            one = model.logits(model.read_texts(model.encoder(regions), tokens))
+            other = model.logits(model.read_texts(model.encoder(regions[:, order]), tokens))
         if places:
             assert (one - other).abs().max() > 1e-2
         else:
@@ -227,11 +227,11 @@ def test_writing_with_the_cache_gives_the_logits_of_training(model: VisualGpt) -
         state, logits, read = model.prefill(_pixels())
         found, states = [logits], [read[:, -1]]
         for at in range(1, 5):
-            state, logits, read = model.step(state, tokens[:, at])
-            found.append(logits)
+            state, read = model.step(state, tokens[:, at])
+            found.append(model.logits(read))
             states.append(read)
     assert (tokens[:, 0] == BOS_ID).all()
-    torch.testing.assert_close(torch.stack(found, 1), model._logits(hidden), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.stack(found, 1), model.logits(hidden), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(torch.stack(states, 1), hidden, atol=1e-4, rtol=1e-4)
 
 
@@ -239,13 +239,13 @@ def test_prompts_of_any_length_are_read_as_if_alone(model: VisualGpt) -> None:
     prompts = [[5, 6, 7], [], [9]]
     with torch.no_grad():
         state, logits, hidden = model.prefill(_pixels(), prompts=prompts)
-        _, after, _ = model.step(state, torch.tensor([4, 5, 6]))
+        _, after = model.step(state, torch.tensor([4, 5, 6]))
         for row, prompt in enumerate(prompts):
             alone = model.prefill(_pixels()[row : row + 1], prompts=[prompt])
             torch.testing.assert_close(logits[row], alone[1][0], atol=1e-4, rtol=1e-4)
             theirs = alone[2][0]
             torch.testing.assert_close(hidden[row, -len(theirs) :], theirs, atol=1e-4, rtol=1e-4)
-            _, next_alone, _ = model.step(alone[0], torch.tensor([4 + row]))
+            _, next_alone = model.step(alone[0], torch.tensor([4 + row]))
             torch.testing.assert_close(after[row], next_alone[0], atol=1e-4, rtol=1e-4)
 
 
@@ -262,11 +262,11 @@ def test_a_beam_of_one_writes_what_greedy_writes_and_batches_what_singles_do(
 def test_reordered_rows_carry_their_words_and_their_image(model: VisualGpt) -> None:
     with torch.no_grad():
         state, _, _ = model.prefill(_pixels())
-        state, _, _ = model.step(state.repeat(2), torch.tensor([5, 6, 7, 8, 9, 10]))
+        state, _ = model.step(state.repeat(2), torch.tensor([5, 6, 7, 8, 9, 10]))
         order = torch.tensor([5, 4, 3, 3])
-        _, logits, _ = model.step(state.reorder(order), torch.tensor([4] * 4))
-        _, straight, _ = model.step(state, torch.tensor([4] * 6))
-    torch.testing.assert_close(logits, straight[order])
+        _, moved = model.step(state.reorder(order), torch.tensor([4] * 4))
+        _, straight = model.step(state, torch.tensor([4] * 6))
+    torch.testing.assert_close(moved, straight[order])
 
 
 def test_the_score_of_a_pair_is_the_mean_log_likelihood_of_its_words(model: VisualGpt) -> None:
@@ -276,7 +276,7 @@ def test_the_score_of_a_pair_is_the_mean_log_likelihood_of_its_words(model: Visu
         for row, length in enumerate(batch.lengths_B.tolist()):
             tokens = batch.tokens_BT[row : row + 1, :length]
             levels = model._levels(batch.pixels_BCHW[row : row + 1], None)
-            log_p = model._logits(model.read_texts(levels, tokens)).log_softmax(-1)[0]
+            log_p = model.logits(model.read_texts(levels, tokens)).log_softmax(-1)[0]
             each = [log_p[at, tokens[0, at + 1]].item() for at in range(length - 1)]
             assert found[row].item() == pytest.approx(sum(each) / len(each), abs=1e-4)
     total = -sum(found[row].item() * (length - 1) for row, length in enumerate([6, 4, 5])) / 12
@@ -288,7 +288,7 @@ def test_given_words_are_not_learnt(model: VisualGpt) -> None:
     given = Batch(**{**vars(batch), "prompts_B": torch.tensor([3, 1, 1])})
     changed = batch.tokens_BT.clone()
     changed[0, 2] = 6 if changed[0, 2] != 6 else 7
-    log_p = model._logits(
+    log_p = model.logits(
         model.read_texts(model._levels(batch.pixels_BCHW, None), batch.tokens_BT)
     ).log_softmax(-1)
     said = log_p[:, :-1].gather(2, batch.tokens_BT[:, 1:, None])[..., 0]
@@ -422,6 +422,6 @@ def test_a_texts_first_token_and_padding_are_the_tokenizers(tiny_tokenizer) -> N
 def test_a_text_longer_than_the_positions_is_refused(model: VisualGpt) -> None:
     state, _, _ = model.prefill(_pixels())
     for _ in range(9):
-        state, _, _ = model.step(state, torch.tensor([5, 5, 5]))
+        state, _ = model.step(state, torch.tensor([5, 5, 5]))
     with pytest.raises(TextTooLong, match="max_tokens"):
         model.step(state, torch.tensor([5, 5, 5]))
