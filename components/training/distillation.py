@@ -68,7 +68,9 @@ class Distilled(nn.Module):
         student: Any = self.student
         if not self._terms:
             own: Loss = student.loss(batch)
-            return own if self._plan.task == 1 else Loss(self._plan.task * own.total, own.parts)
+            if self._plan.task == 1:
+                return own
+            return replace(own, total=self._plan.task * own.total)
         ours = self._seen(batch)
         own = (
             student.view_loss(ours, batch)
@@ -80,7 +82,8 @@ class Distilled(nn.Module):
         weighted = [self._plan.compared[name] * part for name, part in parts.items()]
         total = self._plan.task * own.total + torch.stack(weighted).sum()
         shown = {name: part.detach() for name, part in parts.items()}
-        return Loss(total, {**own.parts, "task": own.total.detach(), **shown})
+        # A captioner's terms are means over the words that its own loss is a mean over.
+        return Loss(total, {**own.parts, "task": own.total.detach(), **shown}, own.items)
 
     def param_groups(self) -> Sequence[Mapping[str, Any]]:
         """The student's groups, and one of the matrices that widen its outputs."""

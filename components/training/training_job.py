@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.abilities import Learns
+from components.abilities import Learns, LearnsFromFeatures
 from components.catalog import MODELS
+from components.config import ConfigError
 from components.models.parts import Origin
 from components.training import checkpoint, progress
 from components.training.keeping import CHECKPOINTS
@@ -44,7 +45,16 @@ class TrainingJob:
         object.__setattr__(self, "shards", Path(self.shards).absolute())
         object.__setattr__(self, "folder", Path(self.folder).absolute())
         object.__setattr__(self, "config", json.loads(json.dumps(dict(self.config))))
-        MODELS[self.family]
+        family = MODELS[self.family]
+        if (
+            self.distillation
+            and self.plan.accumulate > 1
+            and issubclass(family, LearnsFromFeatures)
+        ):
+            raise ConfigError(
+                f"accumulate={self.plan.accumulate} would hold a student of {self.family} against its teacher within "
+                "each micro-batch alone; accumulate=1 with a smaller batch_size, or more workers, keeps the batch whole."
+            )
 
     @property
     def checkpoints(self) -> Path:

@@ -187,6 +187,27 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(
     torch.testing.assert_close(found.total.detach(), wanted)
 
 
+def test_a_students_loss_is_a_mean_over_as_many_words_as_its_own(
+    build_tiny: Callable[..., nn.Module],
+    batch_for: Callable[[BatchSpec, int], Batch],
+    tiny_tokenizer: Tokenizer,
+) -> None:
+    student, teacher = build_tiny("virtex", seed=1), build_tiny("virtex", seed=2)
+    batch = batch_for(student.batch_spec(), 8)
+    alone = student.loss(batch).items
+    for terms in ({"token_kl": 1.0}, {}):
+        learner = _distilled((student, teacher, batch), tiny_tokenizer, terms=terms, task=0.5)
+        torch.testing.assert_close(learner.loss(batch).items, alone)
+
+
+def test_a_contrastive_student_is_not_cut_into_micro_batches(
+    teacher: Checkpoint, tiny_shards: Shards, tmp_path: Path
+) -> None:
+    job = _job(tiny_shards, tmp_path / "run", distillation=_plan(teacher))
+    with pytest.raises(ConfigError, match="more workers"):
+        replace(job, plan=replace(job.plan, accumulate=2))
+
+
 def test_a_teacher_reads_texts_in_its_own_words(
     pair: tuple[nn.Module, nn.Module, Batch],
     tiny_tokenizer: Tokenizer,
