@@ -52,6 +52,9 @@ class Distils(Protocol):
     their cosines are multiplied by; `logits` (N, C); `tokens` (N, V), and `tokens_at` (B, T) bool, the tokens they
     predict, further directions as `tokens_<name>`; `hidden` (B, T, D), `attention` (B, T, S) and `real` (B, T) bool;
     `prefix` (B, P, D), `latents` (B, R, D), `gates` (B, T, G).
+
+    Families that say `ROWS_APART` draw nothing, and a row's `tokens` are of its image and its text alone: as a teacher's
+    they can be kept.
     """
 
     def views(

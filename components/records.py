@@ -175,7 +175,7 @@ class Boxes:
         """The same boxes on another device."""
         return Boxes(**{name: value.to(device) for name, value in vars(self).items()})
 
-    def rows(self, which: slice) -> Boxes:
+    def rows(self, which: slice | Tensor) -> Boxes:
         """The boxes of some of the images; the classes are those of all."""
         return replace(self, corners_BO4=self.corners_BO4[which], classes_BO=self.classes_BO[which])
 
@@ -215,9 +215,10 @@ class Batch:
         share, left = divmod(len(self.tokens_BT), parts)
         if left or not share:
             raise ValueError(f"{len(self.tokens_BT)} rows cannot be cut into {parts} equal parts.")
-        return [self._rows(slice(part * share, (part + 1) * share)) for part in range(parts)]
+        return [self.rows(slice(part * share, (part + 1) * share)) for part in range(parts)]
 
-    def _rows(self, which: slice) -> Batch:
+    def rows(self, which: slice | Tensor) -> Batch:
+        """Some of the rows, by place; texts keep their padding."""
         there = {name: value for name, value in vars(self).items() if value is not None}
         return Batch(
             **{

@@ -95,6 +95,7 @@ class Frozen(nn.Module):
     Config: ClassVar[type[FrozenConfig]] = FrozenConfig
     PARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel, "vision": nn.Module}
     TOKENIZER: ClassVar[str | None] = "lm"
+    ROWS_APART: ClassVar[bool] = True
 
     def __init__(self, config: FrozenConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
         """Raises ConfigError for a missing part, one too short for a text, or one that reads another vocabulary."""

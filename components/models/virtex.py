@@ -175,6 +175,7 @@ class VirTex(nn.Module):
     """Learns by predicting each caption from its start and from its end, over the image's map."""
 
     Config: ClassVar[type[VirtexConfig]] = VirtexConfig
+    ROWS_APART: ClassVar[bool] = True
 
     def __init__(self, config: VirtexConfig) -> None:
         super().__init__()

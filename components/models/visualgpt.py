@@ -114,6 +114,7 @@ class VisualGpt(nn.Module):
     PARTS: ClassVar[Mapping[str, type]] = {"vision": nn.Module}
     STARTS: ClassVar[Mapping[str, type]] = {"lm": LanguageModel}
     TOKENIZER: ClassVar[str | None] = "lm"
+    ROWS_APART: ClassVar[bool] = True
 
     def __init__(self, config: VisualGptConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
         super().__init__()

@@ -14,15 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from components.abilities import Contrasts, Distils, Embeds, LearnsFromFeatures, Views
+from components.abilities import Distils, Embeds, LearnsFromFeatures, Views
 from components.config import ConfigError
 from components.data.text import Tokenizer
 from components.models.parts import Part
+from components.objectives.distillation import KEPT
 from components.records import Batch, BatchSpec, Loss
 from components.training.checkpoint import load_part
 from components.training.inheritance import inherit
+from components.training.remembering import Remembering
+from components.training.teacher import Teacher
+from components.training.teacher_cache import FOLDER, TeacherCache
 from components.training.teaching import Distillation
 from components.training.terms import TERMS, Term
 
@@ -37,8 +40,10 @@ class Distilled(nn.Module):
         teacher: Part,
         plan: Distillation,
         probe: Batch,
+        cache: TeacherCache | None = None,
     ) -> None:
         """tokenizer: the student's. probe: a batch, by which widths are known and a mistake is told before training.
+        cache: where the teacher's answers are kept, if they are.
 
         Raises ConfigError where student or teacher lacks what a term compares, or they read with other tokenizers.
         """
@@ -47,11 +52,15 @@ class Distilled(nn.Module):
         self._plan = plan
         self._terms = {name: TERMS[name] for name in plan.compared}
         # Not registered: it is neither trained nor saved nor sent to other workers.
-        self._teacher = (Teacher(teacher, tokenizer, next(student.parameters()).device),)
+        asked = Teacher(teacher, tokenizer, next(student.parameters()).device)
+        self._memory = Remembering(asked, cache, plan.temperature) if cache else None
+        self._teacher = (self._memory or asked,)
         self.widening = nn.ModuleDict()
         self.register_buffer("queue", None)
         if self._terms:
             _refuse(student, teacher, tokenizer, self._terms)
+            if cache is not None:
+                _refuse_drawn(teacher, self._terms)
             ours, theirs = self._probed(probe)
             self._make_heads(ours, theirs)
         self._waiting: Tensor | None = None
@@ -77,7 +86,7 @@ class Distilled(nn.Module):
             if isinstance(student, Distils)
             else student.feature_loss(ours["image"], ours["text"], batch)
         )
-        theirs = self._teacher[0].views(batch, ours, self._terms)
+        theirs = self._teacher[0].views(batch, ours, _wanted(self._terms))
         parts = self._compare(ours, theirs, batch)
         weighted = [self._plan.compared[name] * part for name, part in parts.items()]
         total = self._plan.task * own.total + torch.stack(weighted).sum()
@@ -101,6 +110,11 @@ class Distilled(nn.Module):
             new_ND = self._waiting[: len(self.queue)]
             self.queue.copy_(torch.cat([new_ND, self.queue])[: len(self.queue)])
             self._waiting = None
+
+    def remember(self) -> None:
+        """Put on disk what the teacher said since the last time, if that is kept."""
+        if self._memory is not None:
+            self._memory.write()
 
     def _seen(self, batch: Batch) -> Views:
         """What the student sees of a batch."""
@@ -130,7 +144,7 @@ class Distilled(nn.Module):
         with torch.random.fork_rng(devices=[]):
             student.eval()
             ours = self._seen(probe)
-            theirs = self._teacher[0].views(probe, ours, self._terms)
+            theirs = self._teacher[0].views(probe, ours, _wanted(self._terms))
             student.train()
         return ours, theirs
 
@@ -152,11 +166,19 @@ class Distilled(nn.Module):
 
 
 def taught(
-    student: nn.Module, tokenizer: Tokenizer, plan: Distillation, probe: Batch, *, fresh: bool
+    student: nn.Module,
+    tokenizer: Tokenizer,
+    plan: Distillation,
+    probe: Batch,
+    *,
+    fresh: bool,
+    folder: Path,
+    of: Mapping[str, Any],
 ) -> Distilled:
     """A student beside the teacher that its plan pins by digest.
 
     fresh: training begins, so that weights are inherited now, if they are to be.
+    folder: the run's, where the teacher's answers are kept. of: what they hang on beside teacher, tokenizer and image size.
     Raises as `checkpoint.load_part` for a teacher that is gone or another one, and ConfigError as `Distilled` and `inherit`.
     """
     teacher = load_part(Path(plan.teacher.path), plan.teacher)
@@ -168,53 +190,18 @@ def taught(
                 "are not the student's; set inherit: false, or train both on one source with one vocab_size."
             )
         inherit(student, teacher.module)
-    return Distilled(student, tokenizer, teacher, plan, probe)
-
-
-class Teacher:
-    """A frozen model that reads a student's batches in its own way."""
-
-    def __init__(self, part: Part, tokenizer: Tokenizer, device: torch.device) -> None:
-        """tokenizer: the student's, whose token ids come."""
-        self._model: Any = part.module.requires_grad_(False).eval().to(device)
-        self._spec: BatchSpec = self._model.batch_spec()
-        self._theirs, self._ours = part.tokenizer, tokenizer
-
-    @torch.no_grad()
-    def views(self, batch: Batch, ours: Views, terms: Mapping[str, Term]) -> dict[str, Tensor]:
-        """What it sees of a batch: by its embeddings where it embeds, else by a pass like the student's."""
-        batch = self._as_read_here(batch)
-        wanted = _wanted(terms)
-        if not isinstance(self._model, Embeds):
-            by_pass: dict[str, Tensor] = self._model.views(batch, wanted, ours)
-            return by_pass
-        seen = {
-            "image": self._model.embed_images(batch.pixels_BCHW, batch.keys_B),
-            "text": self._model.embed_texts(*self._texts(batch)),
+    cache = None
+    if plan.remember:
+        identity = {
+            **of,
+            "teacher": plan.teacher.digest,
+            "tokenizer": tokenizer.digest,
+            "image_px": probe.pixels_BCHW.shape[-1],
+            "temperature": plan.temperature,
+            "kept": KEPT,
         }
-        if isinstance(self._model, Contrasts):
-            seen["scale"] = self._model.cosine_scale()
-        return seen
-
-    def _as_read_here(self, batch: Batch) -> Batch:
-        side_px = self._spec.image_px
-        if side_px in (0, batch.pixels_BCHW.shape[-1]):
-            return batch
-        resized = F.interpolate(
-            batch.pixels_BCHW.float(), size=(side_px, side_px), mode="bilinear", antialias=True
-        )
-        return replace(batch, pixels_BCHW=resized.round().clamp(0, 255).to(torch.uint8))
-
-    def _texts(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Tokens and lengths by its own tokenizer."""
-        longest = int(batch.lengths_B.max())
-        same = self._theirs is None or self._theirs.digest == self._ours.digest
-        if same and longest <= self._spec.max_tokens:
-            return batch.tokens_BT, batch.lengths_B
-        assert self._theirs is not None
-        texts = [self._ours.decode(row) for row in batch.tokens_BT.tolist()]
-        tokens_BT, lengths_B = self._theirs.encode(texts, self._spec.max_tokens)
-        return tokens_BT.to(batch.tokens_BT.device), lengths_B.to(batch.lengths_B.device)
+        cache = TeacherCache(folder / FOLDER, identity)
+    return Distilled(student, tokenizer, teacher, plan, probe, cache)
 
 
 def _wanted(terms: Mapping[str, Term]) -> set[str]:
@@ -241,6 +228,16 @@ def _refuse(
             f"({teacher.tokenizer.digest[:12]}, the student {tokenizer.digest[:12]}). Train both on one source with one "
             "vocab_size, or let it teach by the texts it writes: seq."
         )
+
+
+def _refuse_drawn(teacher: Part, terms: Mapping[str, Term]) -> None:
+    """What a pass draws by chance is another thing to be asked about each time."""
+    if isinstance(teacher.module, Embeds) or getattr(teacher.module, "ROWS_APART", False):
+        return
+    raise ConfigError(
+        f"distill.remember: what a {type(teacher.module).__name__} says for {', '.join(terms)} hangs on what each batch draws "
+        "(where texts are cut, which words are hidden, which documents rows make); set remember: false."
+    )
 
 
 def _refuse_missing(name: str, term: Term, ours: Views, theirs: Views) -> None:

@@ -25,7 +25,7 @@ from components.records import BatchSpec, Checkpoint, Shards
 from components.training import checkpoint, job_parts, validation
 from components.training.building import build, starts
 from components.training.cost import Meter
-from components.training.distillation import taught
+from components.training.distillation import Distilled, taught
 from components.training.folder import JobChanged, claim, held
 from components.training.gradients import LossOf
 from components.training.keeping import bring, deliver, keeping
@@ -53,7 +53,7 @@ def run_job(
 ) -> Checkpoint:
     """Train a job to its end, or go on with it, and return its final checkpoint.
 
-    rank, world: which worker this is, of how many; all must call. Only rank 0 writes.
+    rank, world: which worker this is, of how many; all must call. Only rank 0 writes, but for what each worker's teacher said.
     device: where to train; by default the plan's `gpus_per_worker` says CPU or GPU.
     on_step: called on rank 0 after the line of progress is on disk.
     stop: as in `loop.fit`.
@@ -145,7 +145,10 @@ def _make(
     learner = model
     if job.distillation is not None and batches is not None:
         probe = batches.batch(0).to(place)
-        learner = taught(model, tokenizer, job.distillation, probe, fresh=resumed is None)
+        learner = taught(
+            model, tokenizer, job.distillation, probe, fresh=resumed is None,
+            folder=job.folder, of={"shards": shards.digest, "rank": rank, "world": world},
+        )  # fmt: skip
     loss = shared(prepared(LossOf(learner), job.plan), job.plan, world)
     state = begin(learner, job.plan, model) if job.learns else None
     start_step = checkpoint.restore(resumed.path, state) if resumed and state else 0
@@ -239,6 +242,8 @@ def _measure(
 
 def _take(job: TrainingJob, made: _Made, step: int, memory: HostMemory | None) -> Snapshot | None:
     state = made.state
+    if state and isinstance(state.learner, Distilled):
+        state.learner.remember()  # before the checkpoint, which goes on from what is known by now
     kept = gathered(state.kept(), keep=memory is not None) if state else None
     weights = gathered(state.weights(), keep=memory is not None) if state else None
     if memory is None:

@@ -41,6 +41,8 @@ class Distillation:
     """The teacher's states of earlier tokens that `token_nce` tells apart."""
     teacher_scale: float = 20.0
     """What cosines of a teacher are multiplied by in `affinity` that learnt no scale of its own (ASIF)."""
+    remember: bool = False
+    """Ask the teacher once about each image and text, and keep its answers beside the run (`training/remembering.py`)."""
     writing: Mapping[str, Any] = field(default_factory=dict)
     """How the teacher writes the texts of `seq`: `decoder` and its options, as an experiment's evaluation has them."""
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -69,6 +71,15 @@ class Distillation:
         if not (self.task or self.compared):
             raise ConfigError("task is 0 and so is every term: there is nothing to learn.")
 
+        if self.remember and (
+            lost := [name for name in self.compared if not TERMS[name].remembered]
+        ):
+            kept = [name for name, term in TERMS.items() if term.remembered]
+            raise ConfigError(
+                f"remember keeps no teacher's answers for {', '.join(lost)}, only for {', '.join(kept)}; set remember: "
+                "false, or leave those terms out."
+            )
+
     @property
     def compared(self) -> dict[str, float]:
         """The terms that count and compare outputs."""
@@ -81,7 +92,12 @@ class Distillation:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return asdict(self)
+        saved = asdict(self)
+        if (
+            not self.remember
+        ):  # so that runs that were named before it could be asked for keep their names
+            del saved["remember"]
+        return saved
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Distillation:

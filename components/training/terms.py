@@ -18,6 +18,9 @@ from components.table import Table
 if TYPE_CHECKING:
     from components.training.teaching import Distillation
 
+COLUMNS = "_columns"
+"""Ends the name of the view that says which words a view of kept probabilities is of."""
+
 Value = Callable[[Views, Views, "Distillation", Batch], Tensor]
 
 
@@ -35,6 +38,8 @@ class Term:
     is another."""
     by_token: bool = False
     """Both must read with the same tokenizer."""
+    remembered: bool = False
+    """What it compares of the teacher can be kept (`training/remembering.py`)."""
 
     @property
     def taught(self) -> tuple[str, ...]:
@@ -72,14 +77,19 @@ def _logit_kl(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> T
 
 def _token_kl(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
     directions = [name for name in ours if name.startswith("tokens") and f"{name}_at" in ours]
-    pairs = [
-        objective.at_both(ours[name], ours[f"{name}_at"], theirs[name], theirs[f"{name}_at"])
-        for name in directions
-        if name in theirs
-    ]
     return torch.stack(
-        [objective.logit_kl(student, teacher, plan.temperature) for student, teacher in pairs]
+        [_words_kl(name, ours, theirs, plan) for name in directions if name in theirs]
     ).sum()
+
+
+def _words_kl(name: str, ours: Views, theirs: Views, plan: Distillation) -> Tensor:
+    at = ours[f"{name}_at"], theirs[f"{name}_at"]
+    student_NV, teacher_N = objective.at_both(ours[name], at[0], theirs[name], at[1])
+    columns_MK = theirs.get(name + COLUMNS)
+    if columns_MK is None:
+        return objective.logit_kl(student_NV, teacher_N, plan.temperature)
+    _, columns_NK = objective.at_both(ours[name], at[0], columns_MK, at[1])
+    return objective.kept_kl(student_NV, teacher_N, columns_NK, plan.temperature)
 
 
 def _attention(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
@@ -103,21 +113,27 @@ TERMS: Table[Term] = Table(
     "term of distillation",
     {
         "affinity": Term(
-            ours=("image", "text", "scale"), theirs=("image", "text"), value=_affinity
+            ours=("image", "text", "scale"),
+            theirs=("image", "text"),
+            value=_affinity,
+            remembered=True,
         ),
         "attention": Term(ours=("attention", "real"), value=_attention, by_token=True),
-        "feature": Term(ours=("image", "text"), widens=("image", "text"), value=_feature),
+        "feature": Term(
+            ours=("image", "text"), widens=("image", "text"), value=_feature, remembered=True
+        ),
         "gates": _same_size("gates", by_token=True),
         "icl": Term(
             ours=("image", "text", "scale"),
             theirs=("image", "text"),
             widens=("image", "text"),
             value=_icl,
+            remembered=True,
         ),
         "latents": _same_size("latents"),
         "logit_kl": Term(ours=("logits",), value=_logit_kl),
         "prefix": _same_size("prefix"),
-        "token_kl": Term(ours=("tokens",), value=_token_kl, by_token=True),
+        "token_kl": Term(ours=("tokens",), value=_token_kl, by_token=True, remembered=True),
         "token_nce": Term(
             ours=("hidden", "real"), widens=("hidden",), value=_token_nce, by_token=True
         ),

@@ -218,7 +218,7 @@ def test_a_teacher_reads_texts_in_its_own_words(
     teacher = build_tiny("clip", seed=2, **{**TEACHER, "max_tokens": 40})
     teacher.text.eos_id = other.eos_id  # as a model of that vocabulary has it
     learner = _distilled((pair[0], teacher, pair[2]), tiny_tokenizer, other, terms={"feature": 1.0})
-    seen = learner._teacher[0]._texts(pair[2])[0]
+    seen = learner._teacher[0].in_own_words(pair[2].tokens_BT, pair[2].lengths_B)[0]
     said = [tiny_tokenizer.decode(row) for row in pair[2].tokens_BT.tolist()]
     assert [other.decode(row) for row in seen.tolist()] == said
     assert not torch.equal(seen, pair[2].tokens_BT)

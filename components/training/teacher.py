@@ -1,0 +1,83 @@
+"""A frozen model that a student learns from: what it sees of the student's batches, read in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from components.abilities import Contrasts, Embeds, Views
+from components.data.text import Tokenizer
+from components.models.parts import Part
+from components.records import Batch, BatchSpec
+
+
+class Teacher:
+    """Embeds where it can, else passes over a batch as its student does; neither trained nor saved."""
+
+    def __init__(self, part: Part, tokenizer: Tokenizer, device: torch.device) -> None:
+        """tokenizer: the student's, whose token ids come."""
+        self._model: Any = part.module.requires_grad_(False).eval().to(device)
+        self._spec: BatchSpec = self._model.batch_spec()
+        self._theirs, self._ours = part.tokenizer, tokenizer
+        self.embeds = isinstance(self._model, Embeds)
+
+    def views(self, batch: Batch, ours: Views, wanted: Collection[str]) -> dict[str, Tensor]:
+        """What it sees of a batch. wanted: views that may cost extra."""
+        if not self.embeds:
+            return self.passed(batch, ours, wanted)
+        return {
+            "image": self.embed_images(batch.pixels_BCHW, batch.keys_B),
+            "text": self.embed_texts(batch.tokens_BT, batch.lengths_B),
+            **self.scale(),
+        }
+
+    @torch.no_grad()
+    def passed(
+        self, batch: Batch, ours: Views | None, wanted: Collection[str]
+    ) -> dict[str, Tensor]:
+        """The views of a pass like the student's, whose draws it takes over where there are any."""
+        read = replace(batch, pixels_BCHW=self._as_read_here(batch.pixels_BCHW))
+        seen: dict[str, Tensor] = self._model.views(read, wanted, ours)
+        return seen
+
+    @torch.no_grad()
+    def embed_images(self, pixels_BCHW: Tensor, keys_B: Tensor) -> Tensor:
+        """The student's images -> (B, D), each row of length 1."""
+        image_BD: Tensor = self._model.embed_images(self._as_read_here(pixels_BCHW), keys_B)
+        return image_BD
+
+    @torch.no_grad()
+    def embed_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """The student's token ids -> (B, D), each row of length 1."""
+        text_BD: Tensor = self._model.embed_texts(*self.in_own_words(tokens_BT, lengths_B))
+        return text_BD
+
+    @torch.no_grad()
+    def scale(self) -> dict[str, Tensor]:
+        """What it multiplies cosines by, as the view `scale`, if it learnt that."""
+        return {"scale": self._model.cosine_scale()} if isinstance(self._model, Contrasts) else {}
+
+    def in_own_words(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's texts as tokens and lengths of the teacher's tokenizer, no longer than it reads."""
+        longest = int(lengths_B.max())
+        same = self._theirs is None or self._theirs.digest == self._ours.digest
+        if same and longest <= self._spec.max_tokens:
+            return tokens_BT, lengths_B
+        assert self._theirs is not None
+        texts = [self._ours.decode(row) for row in tokens_BT.tolist()]
+        own_BT, own_lengths_B = self._theirs.encode(texts, self._spec.max_tokens)
+        return own_BT.to(tokens_BT.device), own_lengths_B.to(lengths_B.device)
+
+    def _as_read_here(self, pixels_BCHW: Tensor) -> Tensor:
+        side_px = self._spec.image_px
+        if side_px in (0, pixels_BCHW.shape[-1]):
+            return pixels_BCHW
+        resized = F.interpolate(
+            pixels_BCHW.float(), size=(side_px, side_px), mode="bilinear", antialias=True
+        )
+        return resized.round().clamp(0, 255).to(torch.uint8)
