@@ -123,6 +123,7 @@ def test_every_flow_is_deployed_and_the_night_has_its_hour(platform: Settings) -
         "nightly-retrain",
         "train-model",
         "distill-student",
+        "sweep-settings",
         "evaluate-model",
         "promote-model",
         "rollback-model",
