@@ -106,7 +106,7 @@ def test_every_pair_of_a_list_is_scored_once_and_both_ways_read_it(splits, tiny_
 def test_a_captioner_ranks_pairs_only_where_the_plan_says_so(splits, tiny_tokenizer) -> None:
     for lists, passes in ((None, 0), (1, 2 * 14**2)):
         subject = _subject(splits, tiny_tokenizer, EvaluationPlan(match_lists=lists))
-        subject.model.prefill = subject.model.step = lambda *_: None
+        subject.model.prefill = subject.model.step = subject.model.logits = lambda *_: None
         assert bool(matching(subject)) == bool(passes)
         assert subject.model.passes == passes
 
