@@ -194,8 +194,7 @@ def test_two_nights_stand_side_by_side_in_mlflow(
     page.get_by_role("row", name=f"training.steps {' '.join(STEPS)}").wait_for()
     # The page holds the rows in sight alone: this one stands among the first.
     assert shown_beside(page, "loss") == [
-        MlflowClient(platform.mlflow_url).get_run(run).data.metrics["loss"]
-        for run in runs
+        MlflowClient(platform.mlflow_url).get_run(run).data.metrics["loss"] for run in runs
     ]
     page.set_viewport_size({"width": 1400, "height": 1300})
     # For the picture: past the seven numbers of training. MLflow 3.17 leaves the names behind when values are scrolled.
