@@ -48,7 +48,7 @@ class Distils(Protocol):
 
     Models that learn from features (`LearnsFromFeatures`) need none of this: their features are what is compared.
 
-    Names that a term of distillation knows (`training/terms.py`): `image`, `text` (B, D) of length 1 and `scale`, what
+    Names that a term of distillation knows (`training/teachers/terms.py`): `image`, `text` (B, D) of length 1 and `scale`, what
     their cosines are multiplied by; `logits` (N, C); `tokens` (N, V), and `tokens_at` (B, T) bool, the tokens they
     predict, further directions as `tokens_<name>`; `hidden` (B, T, D), `attention` (B, T, S) and `real` (B, T) bool;
     `prefix` (B, P, D), `latents` (B, R, D), `gates` (B, T, G).

@@ -9,8 +9,8 @@ import yaml
 
 from components import atomic
 from components.config import ConfigError
-from components.training.search import SPLIT
-from components.training.trials import Sweep, Trial
+from components.training.sweeps.search import SPLIT
+from components.training.sweeps.trials import Sweep, Trial
 from flows.experiment import read_experiment, read_text
 from flows.output_files import refuse_unwritable
 

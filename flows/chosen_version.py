@@ -13,8 +13,8 @@ from components.catalog import FAMILIES
 from components.data.text import Tokenizer
 from components.evaluation.plan import EvaluationPlan
 from components.table import nearest
-from components.training.checkpoint import load_model
-from components.training.marker import MARKER
+from components.training.checkpoints.checkpoint import load_model
+from components.training.checkpoints.marker import MARKER
 from infra.settings import Settings
 from registry.versions import Versions
 

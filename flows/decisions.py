@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from components.failpoint import failpoint
 from components.records import Checkpoint, Report, Revision
-from components.training.checkpoint import verify
+from components.training.checkpoints.checkpoint import verify
 from flows.experiment import Experiment
 from flows.outcome import Candidate, Outcome
 from flows.patience import patient

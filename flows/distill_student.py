@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from components.config import ConfigError
-from components.training.checkpoint import verify
+from components.training.checkpoints.checkpoint import verify
 from flows.decisions import is_registered, next_attempt
 from flows.experiment import ExperimentName, Launcher, read_competing
 from flows.outcome import Outcome

@@ -23,8 +23,8 @@ from components.models.parts import Origin
 from components.records import Checkpoint
 from components.table import UnknownName, nearest
 from components.training.plan import TrainingPlan
-from components.training.search import Search
-from components.training.teaching import Distillation
+from components.training.sweeps.search import Search
+from components.training.teachers.teaching import Distillation
 from flows.searches import read_search
 from flows.slots import read_parts, read_scorer
 from flows.teachers import VersionOf, no_versions, pinned, read_distillation, refuse_teacher

@@ -17,7 +17,7 @@ from statistics import fmean
 from components import atomic
 from components.data.shards import open_shards
 from components.evaluation.measure import COLUMNS, measure_loaded
-from components.training.checkpoint import load_model
+from components.training.checkpoints.checkpoint import load_model
 from components.training.job import run_job
 from flows.experiment import ExperimentName, read_experiment
 from flows.seeded_runs import (

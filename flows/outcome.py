@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from components.catalog import METRICS
 from components.evaluation.measure import COLUMNS
 from components.records import Checkpoint, Expectations, Failure, Report, Revision
-from components.training.cost import Cost
+from components.training.usage.cost import Cost
 from registry.gates import Verdict
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from components.training.failure import FINAL, TrainingFailed
+from components.training.cluster.failure import FINAL, TrainingFailed
 from components.training.loop import Interrupted
 
 

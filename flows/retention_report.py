@@ -23,7 +23,7 @@ from components.evaluation.cost import Cost, cost
 from components.evaluation.measure import measure_loaded
 from components.evaluation.plan import EvaluationPlan
 from components.records import Checkpoint
-from components.training.checkpoint import load_model, verify
+from components.training.checkpoints.checkpoint import load_model, verify
 from components.training.job import run_job
 from flows.experiment import Experiment, ExperimentName, read_experiment
 from flows.retention import teachers_plan

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.config import Config, ConfigError
 from components.training.plan import TrainingPlan
-from components.training.search import LOSS, Search, check_space
+from components.training.sweeps.search import LOSS, Search, check_space
 
 
 def read_search(

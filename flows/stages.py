@@ -8,7 +8,7 @@ from prefect import get_run_logger
 from components.evaluation.clip_scoring import load_scorer
 from components.evaluation.plan import EvaluationPlan
 from components.records import Checkpoint, Revision
-from components.training.checkpoint import latest
+from components.training.checkpoints.checkpoint import latest
 from flows.decisions import fetch_version, known_version
 from flows.experiment import Experiment, filled, filled_scorer, read_experiment
 from flows.publishing import alone, closing

@@ -20,10 +20,12 @@ from components.evaluation.plan import EvaluationPlan
 from components.failpoint import failpoint
 from components.models.parts import Origin
 from components.records import Checkpoint, Report, Revision, Shards
-from components.training import cost, progress, ray_trainer, uploader
+from components.training import progress, ray_trainer
+from components.training.checkpoints import uploader
+from components.training.cluster.local import local_ray
 from components.training.plan import TrainingPlan
-from components.training.ray_local import local_ray
 from components.training.training_job import TrainingJob
+from components.training.usage import cost
 from flows import resuming, timing
 from flows.certifying import certificate_here, compiled_tables
 from flows.experiment import Experiment, run_key

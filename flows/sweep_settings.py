@@ -14,8 +14,8 @@ from components.data.shards import read_manifest
 from components.evaluation.objective import Objective
 from components.records import Shards
 from components.training.ray_tuner import tune
-from components.training.search import SPLIT
-from components.training.trials import Sweep, Trial, identity
+from components.training.sweeps.search import SPLIT
+from components.training.sweeps.trials import Sweep, Trial, identity
 from flows.best_settings import check_place, write_best
 from flows.certifying import compiled_tables
 from flows.experiment import Experiment, ExperimentName, read_experiment

@@ -7,8 +7,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from components.training import progress
 from components.training.progress import Progress
-from components.training.search import SPLIT
-from components.training.trials import Sweep, Trial
+from components.training.sweeps.search import SPLIT
+from components.training.sweeps.trials import Sweep, Trial
 from flows.patience import patient
 from flows.services import services
 from registry.tracking import Status

@@ -10,7 +10,7 @@ from components.evaluation.captioning import captions_key, write_captions
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.subject import Subject
 from components.records import Shards
-from components.training.checkpoint import load_model
+from components.training.checkpoints.checkpoint import load_model
 from flows.experiment import Experiment
 
 SPLIT = "train"

@@ -14,7 +14,7 @@ from components.evaluation.plan import EvaluationPlan
 from components.models.parts import Origin
 from components.records import Checkpoint
 from components.table import UnknownName
-from components.training.teaching import Distillation
+from components.training.teachers.teaching import Distillation
 
 KINDS = "stage:EXPERIMENT, version:MODEL/NUMBER, version:MODEL/champion or folder:CHECKPOINT"
 _VERSION = re.compile(r"[\w.-]{1,200}/(\d{1,9}|champion)", re.ASCII)
@@ -81,7 +81,7 @@ def pinned(
     elif teacher.kind == "version":
         found = version_of(*teacher.name.split("/"))
     else:
-        from components.training.checkpoint import verify
+        from components.training.checkpoints.checkpoint import verify
 
         found = verify(Path(teacher.name))
     return replace(plan, teacher=replace(teacher, digest=found.digest, path=str(found.path)))

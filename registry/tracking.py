@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.records import Report, Revision
-from components.training.cost import Cost
 from components.training.progress import Progress
+from components.training.usage.cost import Cost
 from registry import pages
 from registry.follower import PATIENCE_S, POLL_S, Follower, following
 from registry.mlflow_client import KEY, TrackingUnreachable, connect, probe, quoted, reaching

@@ -22,7 +22,7 @@ from components.abilities import Answers, Captions, Detections, Detects, Embeds,
 from components.data.transforms import UnreadableImage, decode
 from components.evaluation.retrieval import class_embeddings
 from components.evaluation.writing import write
-from components.training.checkpoint import load_model
+from components.training.checkpoints.checkpoint import load_model
 
 IMAGES_AT_ONCE = 64
 

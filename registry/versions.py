@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components.evaluation.plan import EvaluationPlan
 from components.failpoint import failpoint
 from components.records import Checkpoint
-from components.training.checkpoint import CheckpointDamaged, CheckpointMissing, verify
+from components.training.checkpoints.checkpoint import CheckpointDamaged, CheckpointMissing, verify
 from registry import pages
 from registry.mlflow_client import KEY, connect, quoted, reaching
 from registry.version_files import MANNER, write_version

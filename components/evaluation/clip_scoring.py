@@ -22,7 +22,7 @@ from components.evaluation.retrieval import embed_images, embed_texts
 from components.metrics import clipscore
 from components.models.parts import Origin, Part
 from components.training.building import find_part
-from components.training.checkpoint import load_part
+from components.training.checkpoints.checkpoint import load_part
 
 PREFIX = "A photo depicts "
 """What the paper puts in front of every caption."""

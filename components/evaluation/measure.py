@@ -31,7 +31,7 @@ from components.evaluation.probing import probing
 from components.evaluation.retrieval import embedding
 from components.evaluation.subject import Subject
 from components.records import Captions, Checkpoint, Report, Shards
-from components.training.checkpoint import load_model
+from components.training.checkpoints.checkpoint import load_model
 
 
 @dataclass(frozen=True, kw_only=True)

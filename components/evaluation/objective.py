@@ -14,8 +14,8 @@ from components.data.shards import open_shards
 from components.evaluation.measure import measure
 from components.evaluation.plan import EvaluationPlan
 from components.records import Checkpoint
-from components.training.checkpoint import load_model
-from components.training.search import LOSS, SPLIT
+from components.training.checkpoints.checkpoint import load_model
+from components.training.sweeps.search import LOSS, SPLIT
 
 _MOST_PAIRS = 64
 """Pairs of a validation batch: one number for all trials, since a contrastive loss depends on it."""

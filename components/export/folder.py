@@ -24,7 +24,7 @@ from components.data.text import Tokenizer
 from components.export import hub_files, onnx_files, programs
 from components.export.card import card
 from components.export.graphs import graphs_of
-from components.training import marker
+from components.training.checkpoints import marker
 
 Format = Literal["hub", "onnx", "torch"]
 ABOUT, TOKENIZER, CARD = "export.json", "tokenizer.json", "README.md"

@@ -16,7 +16,7 @@ from components.models.align import Align
 from components.models.clip import Clip
 from components.models.hub_layout import HubLayoutRefused
 from components.models.visualbert import VisualBert
-from components.training.snapshot import CONFIG, PARTS, TOKENIZER, WEIGHTS
+from components.training.checkpoints.snapshot import CONFIG, PARTS, TOKENIZER, WEIGHTS
 
 TRANSFORMERS: Mapping[type, tuple[str, Callable[[Any, Path], None]]] = {
     Align: ("transformers AlignModel", hub_align.save_pretrained),

@@ -21,13 +21,13 @@ from components.data.text import Tokenizer
 from components.models.parts import Part
 from components.objectives.distillation import KEPT
 from components.records import Batch, BatchSpec, Loss
-from components.training.checkpoint import load_part
-from components.training.inheritance import inherit
-from components.training.remembering import Remembering
-from components.training.teacher import Teacher
-from components.training.teacher_cache import FOLDER, TeacherCache
-from components.training.teaching import Distillation
-from components.training.terms import TERMS, Term
+from components.training.checkpoints.checkpoint import load_part
+from components.training.teachers.inheritance import inherit
+from components.training.teachers.remembering import Remembering
+from components.training.teachers.teacher import Teacher
+from components.training.teachers.teacher_cache import FOLDER, TeacherCache
+from components.training.teachers.teaching import Distillation
+from components.training.teachers.terms import TERMS, Term
 
 
 class Distilled(nn.Module):

@@ -22,23 +22,24 @@ from components.data.batches import Batches, load_split
 from components.data.shards import open_shards, read_manifest
 from components.data.text import Tokenizer
 from components.records import BatchSpec, Checkpoint, Shards
-from components.training import checkpoint, job_parts, validation
+from components.training import job_parts, validation
 from components.training.building import build, starts
-from components.training.cost import Meter
+from components.training.checkpoints import checkpoint
+from components.training.checkpoints.rewinding import Passing, passed_over, rewind
+from components.training.checkpoints.snapshot import HostMemory, Snapshot, take
 from components.training.distillation import Distilled, taught
 from components.training.folder import JobChanged, claim, held
-from components.training.gradients import LossOf
 from components.training.keeping import bring, deliver, keeping
 from components.training.loop import LossNotFinite, OnStep, Stop, fit
 from components.training.one_pass import index
-from components.training.parallel import gathered, is_sliced, shared
-from components.training.repeated import prepared
-from components.training.retelling import retold
-from components.training.rewinding import Passing, passed_over, rewind
-from components.training.snapshot import HostMemory, Snapshot, take
-from components.training.state import State, begin
-from components.training.torch_settings import device_for, settled
+from components.training.steps.gradients import LossOf
+from components.training.steps.parallel import gathered, is_sliced, shared
+from components.training.steps.repeated import prepared
+from components.training.steps.state import State, begin
+from components.training.steps.torch_settings import device_for, settled
+from components.training.teachers.retelling import retold
 from components.training.training_job import TrainingJob
+from components.training.usage.cost import Meter
 from components.training.validation import Validation
 
 

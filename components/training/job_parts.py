@@ -12,8 +12,8 @@ from components.data.text import Tokenizer
 from components.data.texts import all_texts
 from components.models.parts import Part
 from components.records import Checkpoint, Row
-from components.training import checkpoint
 from components.training.building import find_part, random_part
+from components.training.checkpoints import checkpoint
 from components.training.folder import pin, pinned
 
 if TYPE_CHECKING:

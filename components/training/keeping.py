@@ -11,15 +11,17 @@ import torch
 
 from components.failpoint import failpoint
 from components.records import Checkpoint
-from components.training import checkpoint, cost, progress
-from components.training.cost import Account, Meter
+from components.training import progress
+from components.training.checkpoints import checkpoint
+from components.training.checkpoints.mirror import Mirror, fetch_newest
+from components.training.checkpoints.rewinding import PASSED_OVER
+from components.training.checkpoints.saver import Saver, Take, saving
+from components.training.checkpoints.uploader import Uploader
 from components.training.loop import OnStep
-from components.training.machine import Machine
-from components.training.mirror import Mirror, fetch_newest
 from components.training.plan import TrainingPlan
-from components.training.rewinding import PASSED_OVER
-from components.training.saver import Saver, Take, saving
-from components.training.uploader import Uploader
+from components.training.usage import cost
+from components.training.usage.cost import Account, Meter
+from components.training.usage.machine import Machine
 from components.training.validation import VAL_LOSS, best_step
 
 CHECKPOINTS = "checkpoints"

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from components.records import Batch, Loss
-from components.training.gradients import LossOf, gradients
-from components.training.optimiser import set_lr
-from components.training.parallel import whole
 from components.training.plan import TrainingPlan
-from components.training.state import State
-from components.training.throughput import Meter
+from components.training.steps.gradients import LossOf, gradients
+from components.training.steps.optimiser import set_lr
+from components.training.steps.parallel import whole
+from components.training.steps.state import State
+from components.training.usage.throughput import Meter
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 OnCheckpoint = Callable[[int], None]

@@ -10,8 +10,8 @@ from components.config import ConfigError
 from components.data.batches import load_split
 from components.data.text import Tokenizer
 from components.records import Shards
-from components.training.checkpoint import load_part
-from components.training.teaching import Distillation
+from components.training.checkpoints.checkpoint import load_part
+from components.training.teachers.teaching import Distillation
 
 
 def index(

@@ -12,14 +12,14 @@ from typing import Literal, get_args
 
 from components.config import ConfigError
 from components.records import Checkpoint
-from components.training.checkpoint import latest, verify
+from components.training.checkpoints.checkpoint import latest, verify
+from components.training.cluster.jobs import run_as_job
+from components.training.cluster.local import run_local
+from components.training.cluster.stopping import Signals, forget_stop, is_asked_to_stop
 from components.training.folder import claim
 from components.training.job import run_job
 from components.training.keeping import deliver
 from components.training.progress import Follower, Progress
-from components.training.ray_jobs import run_as_job
-from components.training.ray_local import run_local
-from components.training.stopping import Signals, forget_stop, is_asked_to_stop
 from components.training.training_job import TrainingJob
 
 Launcher = Literal["inline", "local", "jobs"]

@@ -19,12 +19,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from components.config import ConfigError
-from components.training import trials
+from components.training.cluster.local import local_ray
+from components.training.cluster.surroundings import environment, kept_signals
 from components.training.folder import held
-from components.training.ray_local import local_ray
-from components.training.surroundings import environment, kept_signals
-from components.training.trials import Sweep, Trial
-from components.training.trying import Objective, attempt
+from components.training.sweeps import trials
+from components.training.sweeps.trials import Sweep, Trial
+from components.training.sweeps.trying import Objective, attempt
 
 KEPT_SHARE = 3
 """ASHA lets one of so many pass each rung; rungs are so many times further apart. 3 is the paper's middle."""

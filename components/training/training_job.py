@@ -12,10 +12,11 @@ from components.abilities import Learns, LearnsFromFeatures
 from components.catalog import MODELS
 from components.config import ConfigError
 from components.models.parts import Origin
-from components.training import checkpoint, progress
+from components.training import progress
+from components.training.checkpoints import checkpoint
 from components.training.keeping import CHECKPOINTS
 from components.training.plan import TrainingPlan
-from components.training.teaching import Distillation
+from components.training.teachers.teaching import Distillation
 
 
 @dataclass(frozen=True, kw_only=True)

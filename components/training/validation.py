@@ -14,7 +14,7 @@ from components.data.text import Tokenizer
 from components.records import Batch, BatchSpec, Loss
 from components.training import progress
 from components.training.plan import TrainingPlan
-from components.training.state import State
+from components.training.steps.state import State
 
 VAL_LOSS = "val_loss"
 SPLIT = "val"

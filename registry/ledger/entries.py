@@ -49,7 +49,7 @@ class RunEntry:
     tokens: int | None
     energy_joules: float | None
     training_attempts: int | None
-    """How often its training was started; the cost's fields are those of `components/training/cost.py`."""
+    """How often its training was started; the cost's fields are those of `components/training/usage/cost.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import RowMapping, Select, select
 
 from components.records import Expectations, Revision
-from components.training.cost import Cost
+from components.training.usage.cost import Cost
 from registry.gates import Verdict
 from registry.ledger import tables
 from registry.ledger.engine import make_engine

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from components.training import checkpoint
-from components.training.saver import Saver
-from components.training.snapshot import HostMemory, Snapshot, as_they_are
+from components.training.checkpoints import checkpoint
+from components.training.checkpoints.saver import Saver
+from components.training.checkpoints.snapshot import HostMemory, Snapshot, as_they_are
 
 TENSORS, SIDE = 100, 1024
 ROUNDS = 6

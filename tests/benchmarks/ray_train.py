@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 from components.data.shards import write_shards  # noqa: E402
 from components.training import progress  # noqa: E402
+from components.training.cluster.local import local_ray  # noqa: E402
 from components.training.plan import TrainingPlan  # noqa: E402
-from components.training.ray_local import local_ray  # noqa: E402
 from components.training.ray_trainer import train  # noqa: E402
 from components.training.training_job import TrainingJob  # noqa: E402
 

@@ -23,9 +23,9 @@ from components.models.parts import Origin, Part
 from components.records import Batch
 from components.training.distillation import Distilled
 from components.training.plan import TrainingPlan
-from components.training.state import State, begin
-from components.training.teacher_cache import TeacherCache
-from components.training.teaching import Distillation
+from components.training.steps.state import State, begin
+from components.training.teachers.teacher_cache import TeacherCache
+from components.training.teachers.teaching import Distillation
 
 TINY = replace(
     ClipConfig.tiny(), image_px=32, vision_widths=(32, 64), max_tokens=40, vocab_size=512

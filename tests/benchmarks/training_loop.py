@@ -22,11 +22,11 @@ from torch import nn
 
 from components.models.clip import Clip, ClipConfig
 from components.records import Batch, Loss
-from components.training.gradients import LossOf
 from components.training.loop import fit
 from components.training.plan import TrainingPlan
-from components.training.repeated import prepared
-from components.training.state import begin
+from components.training.steps.gradients import LossOf
+from components.training.steps.repeated import prepared
+from components.training.steps.state import begin
 
 ROWS, TOKENS, VOCAB = 64, 16, ClipConfig().vocab_size
 SETTINGS = {

@@ -25,7 +25,7 @@ from components.data.shards import write_shards
 from components.data.transforms import decode, read_picture
 from components.evaluation.plan import EvaluationPlan
 from components.evaluation.writing import write
-from components.training.checkpoint import Origin, load_model, save
+from components.training.checkpoints.checkpoint import Origin, load_model, save
 from flows.chosen_version import UnknownVersion, choose
 from flows.cli import app
 from infra.settings import Settings

@@ -21,8 +21,8 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from components.training import progress
-from components.training.checkpoint import latest
-from components.training.presence import wait_empty
+from components.training.checkpoints.checkpoint import latest
+from components.training.cluster.presence import wait_empty
 from infra import processes, stack
 from infra.deployments import deploy
 from infra.http_json import ask, ask_prefect

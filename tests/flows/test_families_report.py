@@ -9,8 +9,8 @@ import pytest
 
 from components.data.shards import write_shards
 from components.data.sources.shapes import scene
-from components.training import tensors
-from components.training.checkpoint import load_model
+from components.training.checkpoints import tensors
+from components.training.checkpoints.checkpoint import load_model
 from flows import experiment
 from flows.families_report import Result, made, page
 from flows.seeded_runs import job_of, whole

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from components.training import cost
+from components.training.usage import cost
 from infra.ports import free_ports
 from infra.settings import PORT_VARIABLES, Settings
 from infra.stack import short_lived

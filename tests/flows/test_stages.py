@@ -11,7 +11,7 @@ import pytest
 
 from components.config import ConfigError
 from components.table import UnknownName
-from components.training.checkpoint import latest
+from components.training.checkpoints.checkpoint import latest
 from flows.experiment import read_experiment
 from infra.ports import free_ports
 from infra.settings import PORT_VARIABLES, Settings

@@ -13,9 +13,9 @@ import yaml
 
 from components.config import ConfigError
 from components.table import UnknownName
-from components.training import trials
+from components.training.sweeps import trials
+from components.training.sweeps.trials import Sweep
 from components.training.training_job import TrainingJob
-from components.training.trials import Sweep
 from flows.best_settings import check_place, write_best
 from flows.experiment import read_experiment
 from flows.output_files import OutputRefused

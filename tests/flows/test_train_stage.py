@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.training.checkpoint import latest, load_model
+from components.training.checkpoints.checkpoint import latest, load_model
 from flows.experiment import ExperimentName, Launcher
 from flows.train_stage import train_stage
 from infra.ports import free_ports

@@ -12,7 +12,7 @@ import torch
 from components.catalog import FAMILIES
 from components.data.text import Tokenizer
 from components.records import Checkpoint, Report
-from components.training.checkpoint import Origin, save
+from components.training.checkpoints.checkpoint import Origin, save
 from registry.gates import Rule, judge
 from registry.ledger.entries import VerdictEntry
 from registry.ledger.store import Ledger

@@ -10,7 +10,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import IntegrityError
 
-from components.training.cost import Cost
+from components.training.usage.cost import Cost
 from registry.ledger import schema
 from registry.ledger.engine import make_engine
 from registry.ledger.schema import LedgerNewer, schema_of

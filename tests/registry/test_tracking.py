@@ -25,7 +25,7 @@ from PIL import Image
 
 from components.records import Report, Revision, Shards
 from components.training import progress
-from components.training.checkpoint import verify
+from components.training.checkpoints.checkpoint import verify
 from components.training.progress import read
 from registry.follower import Follower, following
 from registry.tracking import Tracking, TrackingUnreachable

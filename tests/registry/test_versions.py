@@ -18,7 +18,7 @@ from pandas import DataFrame
 from PIL import Image
 
 from components.evaluation.plan import EvaluationPlan
-from components.training.checkpoint import CheckpointDamaged, load_model
+from components.training.checkpoints.checkpoint import CheckpointDamaged, load_model
 from registry.version_files import requirements
 from registry.versions import VersionMissing, Versions
 
@@ -223,7 +223,7 @@ def test_an_embedder_answers_among_the_labels_it_is_given(versions, registered, 
 REGISTER = """
 import sys
 from pathlib import Path
-from components.training.checkpoint import verify
+from components.training.checkpoints.checkpoint import verify
 from registry.versions import Versions
 uri, run_id, model, checkpoint, example = sys.argv[1:]
 number = Versions(uri).register(run_id, model, verify(Path(checkpoint)), key="k1", example=Path(example).read_bytes())

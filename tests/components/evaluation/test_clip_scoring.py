@@ -20,7 +20,7 @@ from components.metrics import clipscore
 from components.models import hub_clip, hub_layout
 from components.models.clip import Clip, ClipConfig
 from components.models.parts import Origin, Part
-from components.training.checkpoint import CheckpointDamaged
+from components.training.checkpoints.checkpoint import CheckpointDamaged
 from components.training.job import run_job
 from components.training.plan import TrainingPlan
 from components.training.training_job import TrainingJob

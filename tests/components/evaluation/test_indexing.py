@@ -15,7 +15,7 @@ from components.evaluation.subject import Subject
 from components.models.asif import AnchorLeak, Asif, AsifConfig
 from components.models.parts import Origin
 from components.models.virtex import VirTex
-from components.training.checkpoint import load_model
+from components.training.checkpoints.checkpoint import load_model
 from components.training.job import run_job
 from components.training.plan import TrainingPlan
 from components.training.training_job import TrainingJob

@@ -17,8 +17,8 @@ from components.export.folder import export
 from components.export.graphs import NotExportable, graphs_of
 from components.export.parity import NotAlike
 from components.export.states import leaves, with_leaves
-from components.training import marker
-from components.training.checkpoint import load_model
+from components.training.checkpoints import marker
+from components.training.checkpoints.checkpoint import load_model
 from components.training.job import run_job
 from components.training.plan import TrainingPlan
 from components.training.training_job import TrainingJob

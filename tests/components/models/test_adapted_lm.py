@@ -10,10 +10,10 @@ from components.config import ConfigError
 from components.models.adapted_lm import AdaptedLm, AdaptedLmConfig
 from components.models.magic import Magic, MagicConfig
 from components.models.parts import Part
-from components.training import checkpoint
 from components.training.building import build, random_part
-from components.training.optimiser import optimiser_for
+from components.training.checkpoints import checkpoint
 from components.training.plan import TrainingPlan
+from components.training.steps.optimiser import optimiser_for
 
 TOKENS = torch.tensor([[1, 30, 31, 32, 33]])
 

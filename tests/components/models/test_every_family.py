@@ -11,9 +11,9 @@ from components.abilities import Answers, Captions, Detects, Embeds, Learns, Mat
 from components.catalog import FAMILIES, MODELS
 from components.config import Config
 from components.records import Batch, BatchSpec
-from components.training import checkpoint
 from components.training.building import build as build_model
 from components.training.building import random_part, slots
+from components.training.checkpoints import checkpoint
 
 LEARNING = sorted(name for name, family in MODELS.items() if issubclass(family, Learns))
 NOTHING_DRAWN = {"adapted_lm"}

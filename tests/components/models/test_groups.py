@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from components.models.groups import by_shape
-from components.training.optimiser import optimiser_for
 from components.training.plan import TrainingPlan
+from components.training.steps.optimiser import optimiser_for
 
 
 class Mixed(nn.Module):

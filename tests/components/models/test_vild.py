@@ -20,7 +20,8 @@ from components.models.vild import Vild
 from components.objectives.detection import ensemble
 from components.records import Batch
 from components.training.building import random_part
-from components.training.tensors import named, read_weights, write
+from components.training.checkpoints.tensors import read_weights, write
+from components.training.steps.names import named
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from components.evaluation.objective import Objective
 from components.evaluation.plan import EvaluationPlan
 from components.training.plan import TrainingPlan
 from components.training.ray_tuner import tune
-from components.training.search import Search
+from components.training.sweeps.search import Search
+from components.training.sweeps.trials import Sweep
 from components.training.training_job import TrainingJob
-from components.training.trials import Sweep
 
 CONFIG = {
     "vision": "vit", "image_px": 32, "patch_px": 8, "vision_width": 32, "vision_layers": 1,

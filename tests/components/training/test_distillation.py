@@ -16,13 +16,13 @@ from components.config import ConfigError
 from components.data.text import Tokenizer
 from components.models.parts import Origin, Part
 from components.records import Batch, BatchSpec, Checkpoint, Shards
-from components.training.checkpoint import CheckpointDamaged, load_model
+from components.training.checkpoints.checkpoint import CheckpointDamaged, load_model
 from components.training.distillation import Distilled
 from components.training.folder import JobChanged
 from components.training.job import run_job
 from components.training.loop import Interrupted
 from components.training.plan import TrainingPlan
-from components.training.teaching import Distillation
+from components.training.teachers.teaching import Distillation
 from components.training.training_job import TrainingJob
 
 TEACHER = {"image_px": 32, "vision_widths": [8, 16], "max_tokens": 16, "text_layers": 1}

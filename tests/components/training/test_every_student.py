@@ -15,8 +15,8 @@ from components.models.parts import Origin, Part
 from components.records import Batch, BatchSpec
 from components.training.distillation import Distilled
 from components.training.plan import TrainingPlan
-from components.training.state import begin
-from components.training.teaching import Distillation
+from components.training.steps.state import begin
+from components.training.teachers.teaching import Distillation
 
 TERMS = {
     "align": {"affinity": 1.0, "icl": 1.0, "feature": 1.0},

@@ -20,7 +20,7 @@ from components.data.shards import write_shards
 from components.table import UnknownName
 from components.training import folder, progress
 from components.training import job as job_module
-from components.training.checkpoint import latest, load_model
+from components.training.checkpoints.checkpoint import latest, load_model
 from components.training.folder import JobChanged, RunBusy
 from components.training.job import run_job
 from components.training.loop import LossNotFinite

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from components.config import ConfigError
 from components.training import job as job_module
 from components.training import progress, ray_trainer
-from components.training.checkpoint import latest
+from components.training.checkpoints.checkpoint import latest
 from components.training.job import run_job
 from components.training.plan import TrainingPlan
 from components.training.training_job import TrainingJob

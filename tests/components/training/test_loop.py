@@ -12,10 +12,11 @@ from components.abilities import Learns
 from components.catalog import MODELS
 from components.data.batches import Batches, load_split
 from components.records import Batch, Loss
-from components.training import tensors
+from components.training.checkpoints import tensors
+from components.training.checkpoints.restoring import restore
 from components.training.loop import Interrupted, LossNotFinite, fit, step_seed
 from components.training.plan import TrainingPlan
-from components.training.state import begin
+from components.training.steps.state import begin
 
 LEARNING = sorted(name for name, family in MODELS.items() if issubclass(family, Learns))
 
@@ -203,7 +204,7 @@ def test_a_training_that_stopped_and_went_on_equals_one_that_did_not(
     batches = batches_for(state.model, tiny_shards, tiny_tokenizer, plan)
     fit(state, batches, plan, on_checkpoint=lambda step: step == 3 and put(state, tmp_path))
     resumed = begin(build_tiny(name), plan)
-    resumed.read(tmp_path / "weights", tmp_path / "state")
+    restore(resumed, tmp_path / "weights", tmp_path / "state")
     torch.randn(7)  # whatever was drawn in between must not matter
     fit(resumed, batches, plan, start_step=3)
     for (key, one), other in zip(

@@ -7,7 +7,7 @@ import pytest
 from components.config import ConfigError
 from components.models.parts import Origin
 from components.training.one_pass import index
-from components.training.teaching import Distillation
+from components.training.teachers.teaching import Distillation
 
 TEACHER = Origin(kind="stage", name="asif_tiny")
 

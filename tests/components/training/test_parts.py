@@ -18,8 +18,9 @@ from components.config import ConfigError
 from components.models.causal_lm import CausalLm, CausalLmConfig
 from components.models.parts import Origin, Part, handed
 from components.table import UnknownName
-from components.training import building, checkpoint, marker
-from components.training.checkpoint import CheckpointDamaged, load_model
+from components.training import building
+from components.training.checkpoints import checkpoint, marker
+from components.training.checkpoints.checkpoint import CheckpointDamaged, load_model
 from components.training.folder import JobChanged, pinned
 from components.training.job import run_job
 from components.training.loop import Interrupted

@@ -22,12 +22,12 @@ import torch
 
 from components.config import ConfigError
 from components.training import progress, ray_trainer
-from components.training.checkpoint import load_model
-from components.training.failure import TrainingFailed
+from components.training.checkpoints.checkpoint import load_model
+from components.training.cluster.failure import TrainingFailed
+from components.training.cluster.local import local_ray
 from components.training.job import run_job
 from components.training.loop import LossNotFinite
 from components.training.plan import TrainingPlan
-from components.training.ray_local import local_ray
 from components.training.ray_trainer import train
 from components.training.training_job import TrainingJob
 
@@ -166,7 +166,7 @@ LOCAL = """
 import os, signal, sys
 from pathlib import Path
 import psutil
-from components.training.ray_local import local_ray
+from components.training.cluster.local import local_ray
 
 mine = lambda *_: None
 signal.signal(signal.SIGTERM, mine)

@@ -14,7 +14,7 @@ import pytest
 from components.config import ConfigError
 from components.training import progress, ray_tuner
 from components.training.ray_tuner import SweepFailed, tune
-from components.training.trials import Sweep, best
+from components.training.sweeps.trials import Sweep, best
 from tests.components.training.sweep import sweep_of
 
 ROOT = Path(ray_tuner.__file__).parents[2]

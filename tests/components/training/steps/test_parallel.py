@@ -1,0 +1,90 @@
+"""Several workers compute what one does, whole copies or slices, and a checkpoint of one goes on in the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from components.training.job import run_job
+from components.training.loop import Interrupted
+from components.training.plan import TrainingPlan
+from components.training.steps.parallel import _blocks
+from components.training.training_job import TrainingJob
+from tests.components.training import group
+
+# eps: Adam divides by gradients; where they are all but 0, the order of sums would show at full size.
+PLAN = TrainingPlan(
+    steps=8, batch_size=8, warmup_steps=2, checkpoint_every=4, report_every=4, vocab_size=300,
+    eps=1e-3, workers=2, accumulate=2, ema=0.9, lookahead=3,
+)  # fmt: skip
+CONFIG = {
+    "vision": "vit", "image_px": 32, "patch_px": 8, "vision_width": 32, "vision_layers": 2,
+    "vision_heads": 2, "text_width": 32, "text_layers": 2, "embed_width": 16,
+}  # fmt: skip
+
+
+@pytest.fixture
+def make_job(tiny_shards, tmp_path):
+    def make(name: str, **changes) -> TrainingJob:
+        plan = replace(PLAN, **changes)
+        return TrainingJob(
+            family="clip", config=CONFIG, plan=plan, shards=tiny_shards.path, folder=tmp_path / name
+        )
+
+    return make
+
+
+def same(one: TrainingJob, other: TrainingJob, tolerance: float) -> None:
+    """All tensors of both final checkpoints: weights, moments, averages."""
+    for file in ("weights.safetensors", "state.safetensors"):
+        here, there = load_file(one.final / file), load_file(other.final / file)
+        assert here.keys() == there.keys()
+        for name, value in here.items():
+            torch.testing.assert_close(there[name], value, rtol=0, atol=tolerance, msg=name)
+
+
+def test_two_workers_train_what_one_does_in_copies_or_slices_and_any_goes_on_from_the_others_checkpoint(
+    make_job, tmp_path
+):
+    ddp, fsdp = make_job("ddp"), make_job("fsdp", parallel="fsdp")
+    to_ddp, to_fsdp = make_job("to_ddp"), make_job("to_fsdp", parallel="fsdp")
+    begun = [(replace(to_ddp, plan=fsdp.plan), 5), (replace(to_fsdp, plan=ddp.plan), 5)]
+    alone, grown = make_job("alone", workers=1), make_job("grown")
+    run_job(alone)
+    with pytest.raises(Interrupted):
+        run_job(replace(grown, plan=alone.plan), stop=lambda step: step == 5)
+    ended = [(ddp, 0), (fsdp, 0), (to_ddp, 0), (to_fsdp, 0), (grown, 0)]
+    group.run_all([*begun, *ended], tmp_path / "two", world=2)
+    for other in (fsdp, to_ddp, to_fsdp):
+        same(ddp, other, 1e-6)
+    same(alone, fsdp, 1e-5)
+    same(alone, grown, 1e-5)
+
+
+def test_four_workers_train_what_one_does(make_job, tmp_path):
+    four, alone = make_job("four", workers=4, accumulate=1), make_job("alone", workers=1)
+    group.run_all([(four, 0)], tmp_path / "four_processes", world=4)
+    run_job(alone)
+    same(alone, four, 1e-5)
+
+
+class Asked(nn.Linear):
+    def read(self) -> None: ...
+
+
+Asked.__module__ = "components.models.made"
+
+
+def test_a_block_is_cut_where_it_learns_is_only_called_and_shares_nothing():
+    tied = nn.Linear(2, 2)
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    plain = nn.Linear(2, 2)
+    module = nn.Module()
+    module.blocks = nn.ModuleList([plain, Asked(2, 2), frozen, tied])
+    module.head = tied
+    module.whole = nn.ModuleList([nn.Sequential(nn.ModuleList([nn.Linear(2, 2)]))])
+    assert list(_blocks(module)) == [plain, module.whole[0]]
