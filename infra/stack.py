@@ -134,18 +134,22 @@ def short_lived(
             up(settings, services, say=say, short_lived=True)
             yield settings
         finally:
-            _surely(lambda patience_s: _leave(settings, users.fileno(), patience_s))
+            ended = _surely(lambda patience_s: _leave(settings, users.fileno(), patience_s))
+            if ended:
+                say(
+                    f"{' and '.join(ended)}: ended with this command; `diptych up` shows the pages again."
+                )
 
 
-def _leave(settings: Settings, users: int, patience_s: float) -> None:
+def _leave(settings: Settings, users: int, patience_s: float) -> list[str]:
     # While another `up` holds the lock it may take minutes; after a second Ctrl-C nobody waits that
     # long, and the services that stay are its own to keep, or for the next one out to stop.
     with stack_state.locked(settings, patience_s=2 * START_PATIENCE_S if patience_s else 5):
         if not stack_state.try_lock(users):
-            return  # somebody else is still in
+            return []  # somebody else is still in
         entries = stack_state.read(settings)
         ours = [SERVICES[name] for name, entry in entries.items() if entry.short_lived]
-        _stop(settings, ours, patience_s)
+        return _stop(settings, ours, patience_s)
 
 
 def _surely(end: Callable[[float], Ended], patience_s: float = STOP_PATIENCE_S) -> Ended:

@@ -364,6 +364,15 @@ def test_short_lived_services_end_with_their_block(
     assert of_stack(settled) == []
 
 
+def test_who_is_last_out_is_told_where_the_pages_are(settled: Settings) -> None:
+    said: list[str] = []
+    with stack.short_lived(settled, ["mlflow"], say=said.append):
+        with stack.short_lived(settled, ["mlflow"], say=said.append):
+            pass
+        assert not any("diptych up" in line for line in said)
+    assert said[-1] == "mlflow: ended with this command; `diptych up` shows the pages again."
+
+
 def test_interrupts_end_the_waiting_but_not_the_ending(settled: Settings) -> None:
     user = run_script(settled, USER.format(then="import time; time.sleep(60)"))
     assert user.stdout is not None
