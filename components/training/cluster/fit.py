@@ -13,13 +13,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import components
 from components.training.checkpoints.checkpoint import latest
 from components.training.cluster import failure
 from components.training.cluster.stopping import is_asked_to_stop
 from components.training.loop import Interrupted
 from components.training.training_job import TrainingJob
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(components.__file__).parents[1]
 _START_S = 30
 
 
