@@ -102,11 +102,7 @@ class Experiment:
             named = {slot: asdict(origin) for slot, origin in self.parts.items()}
             decides += ({slot: {**origin, "path": ""} for slot, origin in named.items()},)
         if self.distill is not None:
-            teaching = self.distill.to_dict()
-            # Where a teacher and its texts lie is no part of what they are.
-            texts = {name: value for name, value in teaching["texts"].items() if name != "path"}
-            teacher = {**teaching["teacher"], "path": ""}
-            decides += ({**teaching, "teacher": teacher, "texts": texts},)
+            decides += (self.distill.decides(),)
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

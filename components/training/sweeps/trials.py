@@ -118,8 +118,10 @@ def identity(job: TrainingJob) -> dict[str, Any]:
     """What decides a training's weights: neither where anything lies, nor how many workers share it."""
     parts = {slot: {**asdict(part), "path": ""} for slot, part in job.parts.items()}
     whole = {**job.to_dict(), "plan": job.plan.decides(), "parts": parts}
-    for place in ("folder", "shards"):
-        del whole[place]
+    if job.distillation is not None:
+        whole["distillation"] = job.distillation.decides()
+    for place in ("folder", "shards", "mirror"):
+        whole.pop(place, None)
     return {**whole, "data": open_shards(job.shards).digest}
 
 

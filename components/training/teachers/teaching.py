@@ -99,6 +99,12 @@ class Distillation:
             del saved["remember"]
         return saved
 
+    def decides(self) -> dict[str, Any]:
+        """As `to_dict`, without where the teacher and its texts lie: their digests say what they are."""
+        saved = self.to_dict()
+        texts = {name: value for name, value in saved["texts"].items() if name != "path"}
+        return {**saved, "teacher": {**saved["teacher"], "path": ""}, "texts": texts}
+
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Distillation:
         """What `to_dict` gave."""

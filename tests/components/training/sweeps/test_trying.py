@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from components.models.parts import Origin
 from components.training.checkpoints import checkpoint
 from components.training.checkpoints.checkpoint import latest, verify
 from components.training.job import run_job
@@ -15,6 +16,7 @@ from components.training.sweeps import trials
 from components.training.sweeps.search import Search
 from components.training.sweeps.trials import Sweep, Trial, best
 from components.training.sweeps.trying import attempt
+from components.training.teachers.teaching import Distillation
 from components.training.training_job import TrainingJob
 
 CONFIG = {
@@ -130,6 +132,23 @@ def test_equal_settings_have_one_key_wherever_things_lie(sweep, tmp_path):
     assert other.trial(SETTINGS).key != sweep.trial(SETTINGS).key
     placed = replace(sweep, job=replace(sweep.job, plan=replace(PLAN, threads=2)))
     assert placed.trial(SETTINGS).key == sweep.trial(SETTINGS).key
+
+
+def test_a_moved_teacher_leaves_a_trial_what_it_was_and_another_teacher_does_not(sweep, tmp_path):
+    def taught(digest: str, folder: str, key: str = "k") -> str:
+        origin = Origin(kind="stage", name="big", digest=digest, path=f"{folder}/step-2")
+        plan = Distillation(
+            teacher=origin,
+            terms={"seq": 1.0, "feature": 1.0},
+            writing={"decoder": "greedy"},
+            texts={"key": key, "path": f"{folder}/{key}.jsonl"},
+        )
+        return replace(sweep, job=replace(sweep.job, distillation=plan)).trial(SETTINGS).key
+
+    assert taught("one", "/here") == taught("one", "/there")
+    assert taught("one", "/here") != taught("other", "/here")
+    assert taught("one", "/here") != taught("one", "/here", key="other")
+    assert taught("one", "/here") != sweep.trial(SETTINGS).key
 
 
 def test_only_finished_trials_can_be_best():
