@@ -232,7 +232,7 @@ def _train(
 
 def _measure(
     job: TrainingJob, made: _Made, state: State, rank: int, world: int
-) -> Callable[[], float]:
+) -> Callable[[int], float]:
     spec: BatchSpec = made.model.batch_spec()  # type: ignore[operator]
     images = load_split(made.shards, validation.SPLIT, spec.image_px)
     found = Validation(

@@ -39,17 +39,17 @@ class Keeper:
         self,
         plan: TrainingPlan,
         meter: Meter,
-        measure: Callable[[], float] | None,
+        measure: Callable[[int], float] | None,
         writer: Writer | None,
     ) -> None:
-        """measure: gives the validation loss, if one is wanted; writer: on rank 0."""
+        """measure: gives the validation loss after so many steps, if one is wanted; writer: on rank 0."""
         self._plan, self._meter, self._measure, self._writer = plan, meter, measure, writer
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """A line of progress, and one of cost."""
         told = dict(values)
         if self._measure is not None and self._plan.saves_at(step):
-            told[VAL_LOSS] = self._measure()
+            told[VAL_LOSS] = self._measure(step)
         counted = self._meter.read()
         if self._writer is not None:
             self._writer.account.add(step, counted)
@@ -111,7 +111,7 @@ def keeping(
     device: torch.device,
     rank: int,
     world: int,
-    measure: Callable[[], float] | None,
+    measure: Callable[[int], float] | None,
     on_step: OnStep,
 ) -> Iterator[Keeper]:
     """What a training calls; when the block is left its last checkpoint is on disk, and on the mirror if that answers."""

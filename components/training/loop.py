@@ -28,7 +28,7 @@ Stop = Callable[[int], bool]
 
 
 class LossNotFinite(ArithmeticError):
-    """The loss or its gradient became NaN or infinite; no weight was changed by that step."""
+    """The loss of a step, or its gradient, became NaN or infinite, or the validation loss after it; no checkpoint holds that step."""
 
     def __init__(self, step: int, parts: Mapping[str, float]) -> None:
         super().__init__(step, parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from components.data.batches import Batches, SplitImages
 from components.data.text import Tokenizer
 from components.records import Batch, BatchSpec, Loss
 from components.training import progress
+from components.training.loop import LossNotFinite
 from components.training.plan import TrainingPlan
 from components.training.steps.state import State
 
@@ -46,8 +48,12 @@ class Validation:
         self._plan, self._world, self._device = plan, world, device
 
     @torch.no_grad()
-    def measure(self, state: State, loss: Callable[[Batch], Loss]) -> float:
-        """Mean loss in eval mode, of the weights a checkpoint would hold; the training's draws are left as they are."""
+    def measure(self, state: State, loss: Callable[[Batch], Loss], done: int) -> float:
+        """Mean loss in eval mode, of the weights a checkpoint would hold; the training's draws are left as they are.
+
+        Raises LossNotFinite, of the last of `done` steps: the training's loss was finite up to there, so that step's
+        batch is what made the weights that this loss is of.
+        """
         # total, items
         summed = torch.zeros(2, dtype=torch.float64, device=self._device)
         state.learner.eval()
@@ -59,7 +65,10 @@ class Validation:
         state.learner.train()
         if self._world > 1:
             torch.distributed.all_reduce(summed)
-        return float(summed[0] / summed[1])
+        value = float(summed[0] / summed[1])
+        if not math.isfinite(value):  # of all workers' batches: all of them raise
+            raise LossNotFinite(done - 1, {VAL_LOSS: value})
+        return value
 
     def _weighed(self, loss: Callable[[Batch], Loss], batch: Batch) -> Tensor:
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._plan.precision)

@@ -100,6 +100,25 @@ def test_a_training_that_stops_at_nan_may_go_on_by_rewinding(make_job, poisoned)
     assert run_job(make_job("run")).step == 12
 
 
+def test_a_validation_loss_that_is_not_finite_leads_back_as_the_trainings_own_does(
+    make_job, poisoned
+):
+    # Four steps and a measuring, twice: the tenth is the second measuring.
+    poisoned(lambda asked: len(asked) == 10)
+    job = make_job("run", val_batches=1, on_nan="stop")
+    with pytest.raises(LossNotFinite, match="Step 7 is not finite: val_loss=nan"):
+        run_job(job)
+    assert latest(job.checkpoints).step == 4, "nothing is kept of weights whose loss is not finite"
+    asked = poisoned(lambda asked: len(asked) == 5)
+    made = run_job(make_job("run", val_batches=1))
+    assert passed_over(job.folder) == [7]
+    assert asked[5:8] == asked[:3], "again from the checkpoint of step 4 on"
+    assert asked[8] != asked[3], "without the batch of the last step before it"
+    assert made.step == 12
+    told = {line.step: line.values.get("val_loss") for line in progress.read(job.progress)}
+    assert [step for step, value in told.items() if value is not None] == [4, 8, 12]
+
+
 def test_before_the_first_checkpoint_it_goes_back_to_the_start(make_job, poisoned):
     asked = poisoned(lambda asked: len(asked) == 2)
     assert run_job(make_job("run")).step == 12
