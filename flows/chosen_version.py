@@ -12,9 +12,11 @@ from components.abilities import Steers
 from components.catalog import FAMILIES
 from components.data.text import Tokenizer
 from components.evaluation.plan import EvaluationPlan
+from components.records import Checkpoint
 from components.table import nearest
 from components.training.checkpoints.checkpoint import load_model
 from components.training.checkpoints.marker import MARKER
+from flows.experiment import is_run_key
 from infra.settings import Settings
 from registry.versions import Versions
 
@@ -35,6 +37,7 @@ class Chosen:
     """A loaded version."""
 
     title: str
+    """What people and the files made of it call it; no path of this machine."""
     family: str
     model: Any
     tokenizer: Tokenizer
@@ -82,14 +85,26 @@ def choose(version: str, settings: Settings) -> Chosen:
 
     Raises UnknownVersion with the nearest name, and what a damaged version or checkpoint raises.
     """
+    named, own = None, None
     if _is_folder(version):
-        title, path, own = version, Path(version), None
+        path = Path(version)
     else:
-        title, path, own = _from_registry(version, settings)
+        named, path, own = _from_registry(version, settings)
     model, tokenizer, checkpoint = load_model(path)
     return Chosen(
-        title=title, family=checkpoint.family, model=model, tokenizer=tokenizer, path=path, own=own
-    )
+        title=named or _title(checkpoint), family=checkpoint.family, model=model,
+        tokenizer=tokenizer, path=path, own=own,
+    )  # fmt: skip
+
+
+def _title(checkpoint: Checkpoint) -> str:
+    """What a checkpoint's folder is called: its family, step and, where it lies in a run's folder, the run.
+
+    Never the path that was typed: a title goes into files that others are given.
+    """
+    run = checkpoint.path.resolve().parent.name
+    of = f" of run {run}" if is_run_key(run) else ""
+    return f"{checkpoint.family}{of}, step {checkpoint.step}"
 
 
 def _from_registry(version: str, settings: Settings) -> tuple[str, Path, EvaluationPlan]:

@@ -47,6 +47,7 @@ SECTIONS = ("model", "training", "evaluation", "search", "distill")
 """What an override may change: who may say what passes the gate is the file alone."""
 _KINDS = {str: "a name", dict: "a mapping", list: "a list"}
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,59}")
+_DIGEST = re.compile(r"[0-9a-f]{12}")
 
 ExperimentName = StrEnum(  # type: ignore[misc]
     "ExperimentName", {path.stem: path.stem for path in sorted(FOLDER.glob("*.yaml"))}
@@ -196,6 +197,16 @@ def run_key(experiment: Experiment, shards_digest: str, attempt: int) -> str:
     """What names a run: settings, data and attempt; the same again is the same run, gone on with."""
     parts = f"{experiment.digest}\n{shards_digest}\n{attempt}"
     return f"{experiment.name}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
+
+
+def is_run_key(text: str) -> bool:
+    """Whether `run_key` could have made this.
+
+    >>> is_run_key("clip_tiny-0123456789ab"), is_run_key("home")
+    (True, False)
+    """
+    name, _, digest = text.rpartition("-")
+    return bool(_NAME.fullmatch(name) and _DIGEST.fullmatch(digest))
 
 
 def _load(path: Path) -> dict[str, Any]:

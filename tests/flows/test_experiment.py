@@ -7,7 +7,7 @@ import pytest
 from components.catalog import STAGES
 from components.config import ConfigError
 from components.table import UnknownName
-from flows.experiment import FOLDER, ExperimentName, read_experiment, run_key
+from flows.experiment import FOLDER, ExperimentName, is_run_key, read_experiment, run_key
 
 GOOD = """
 family: virtex
@@ -122,6 +122,14 @@ def test_a_run_is_named_by_settings_data_and_attempt(written):
     }
     assert len(keys) == 4
     assert run_key(one, "data", 0) in keys
+    assert all(map(is_run_key, keys))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "home", "step-00000400", "my-models", "x-0123456789AB", "../a-0123456789ab"]
+)
+def test_a_folder_of_another_name_is_no_runs(text):
+    assert not is_run_key(text)
 
 
 @pytest.mark.parametrize(("name", "decoder"), [("magic_tiny", "greedy"), ("virtex_tiny", "magic")])

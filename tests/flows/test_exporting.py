@@ -8,6 +8,7 @@ import os
 import pytest
 from typer.testing import CliRunner
 
+from components.training.checkpoints.checkpoint import Origin, save
 from components.training.job import run_job
 from components.training.plan import TrainingPlan
 from components.training.training_job import TrainingJob
@@ -42,10 +43,38 @@ def test_a_checkpoint_is_exported_once_and_what_reads_it_is_told(home, tiny_shar
     assert "train one with `vision: vit`" in done.stdout
     about = json.loads((tmp_path / "out" / "export.json").read_text())
     assert (about["format"], about["checkpoint"]) == ("hub", checkpoint.digest)
+    # The folder stands in no run's, and where it stands is nobody's business.
+    assert about["title"] == "clip, step 1"
+    assert str(tmp_path) not in told_in(tmp_path / "out")
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 2
     assert "is there already" in again.stderr
     assert "Traceback" not in again.output
+
+
+def test_a_folder_is_called_by_its_family_and_run_and_not_by_its_path(
+    home, build_tiny, tiny_tokenizer, tmp_path, monkeypatch
+):
+    model = build_tiny("clip")
+    origin = Origin(family="clip", config=model.config.to_dict(), seed=0, shards_digest="made")
+    run = tmp_path / "home" / "runs" / "clip_night-0123456789ab"
+    path = save(run, model, tokenizer=tiny_tokenizer, origin=origin, step=7).path
+    monkeypatch.chdir(path)
+    for number, typed in enumerate([str(path), ".", f"../{path.name}/"]):
+        out = tmp_path / f"out{number}"
+        done = CliRunner().invoke(app, ["export", typed, "--to", str(out)])
+        assert done.exit_code == 0, done.output
+        assert (
+            "\n# clip of run clip_night-0123456789ab, step 7\n" in (out / "README.md").read_text()
+        )
+        assert str(tmp_path) not in told_in(out)
+
+
+def told_in(folder):
+    """All text of an exported folder."""
+    return "".join(
+        path.read_text() for path in folder.rglob("*") if path.suffix in {".json", ".md"}
+    )
 
 
 @pytest.mark.parametrize(
