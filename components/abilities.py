@@ -51,7 +51,7 @@ class Distils(Protocol):
     Names that a term of distillation knows (`training/teachers/terms.py`): `image`, `text` (B, D) of length 1 and `scale`, what
     their cosines are multiplied by; `logits` (N, C); `tokens` (N, V), and `tokens_at` (B, T) bool, the tokens they
     predict, further directions as `tokens_<name>`; `hidden` (B, T, D), `attention` (B, T, S) and `real` (B, T) bool;
-    `prefix` (B, P, D), `latents` (B, R, D), `gates` (B, T, G).
+    `prefix` (B, P, D), `latents` (B, R, D), `gates` (B, T, G); `context` (N, V), as `DistilsContext` has it.
 
     Families that say `ROWS_APART` draw nothing, and a row's `tokens` are of its image and its text alone: as a teacher's
     they can be kept.
@@ -68,6 +68,18 @@ class Distils(Protocol):
 
     def view_loss(self, views: Views, batch: Batch) -> Loss:
         """The loss of what was seen; `loss(batch)` is `view_loss(views(batch), batch)`."""
+
+
+@runtime_checkable
+class DistilsContext(Distils, Protocol):
+    """Can teach what it says after a few demonstrations, to a student that is shown none."""
+
+    def context_views(self, batch: Batch, shots_BK: Tensor) -> dict[str, Tensor]:
+        """`context` (N, V): logits of the tokens that are learnt, row after row, each row behind its demonstrations.
+
+        shots_BK: int64, the rows of the batch that each is shown, with image and text, in order.
+        Raises ConfigError where so many demonstrations do not fit.
+        """
 
 
 @runtime_checkable

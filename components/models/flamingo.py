@@ -187,6 +187,29 @@ class Flamingo(nn.Module):
             **vars(documents),
         }
 
+    @torch.no_grad()
+    def context_views(self, batch: Batch, shots_BK: Tensor) -> dict[str, Tensor]:
+        """`context`: as `tokens` of documents of one image, each row behind the rows that are its demonstrations.
+
+        Raises ConfigError where so many demonstrations do not fit the language model.
+        """
+        rows, images = len(shots_BK), shots_BK.shape[1] + 1
+        longest = max(self.config.max_tokens, batch.tokens_BT.shape[1])
+        require_room(self.lm, images * longest + 2)
+        own_B1 = torch.arange(rows, device=shots_BK.device)[:, None]
+        order_MS = torch.cat([shots_BK, own_B1], dim=1)
+        read = batch.rows(order_MS.flatten())
+        documents = interleave(
+            read.tokens_BT, read.lengths_B, read.prompts_B, self.marks, images=images,
+            ahead=[False] * rows,
+        )  # fmt: skip
+        latents_BRD = self._latents(batch.pixels_BCHW, batch.keys_B)
+        hidden_MTD, _ = self._read(documents.tokens_MT, documents.times_MT, latents_BRD[order_MS])
+        # Of the last image alone, the row's own.
+        last_MT = documents.times_MT[:, 1:] == images
+        own_MT = (documents.labels_MT[:, 1:] != NO_LABEL) & last_MT
+        return {"context": self._all_logits(hidden_MTD[:, :-1][own_MT])}
+
     def view_loss(self, views: Views, batch: Batch) -> Loss:
         """As `loss`."""
         learnt_MT = views["tokens_at"]

@@ -18,6 +18,7 @@ from components.abilities import LanguageModel, Shots, Views
 from components.config import Config, ConfigError
 from components.models.backbones import VisionShape, VisionSlot, build_vision, frozen_vision
 from components.models.causal_lm import require_fit
+from components.models.interleave import require_room
 from components.models.parts import NO_PARTS, Part, handed
 from components.models.prompts import write_answers
 from components.objectives.language import mean_log_likelihood, predicted, token_cross_entropy
@@ -151,6 +152,39 @@ class Frozen(nn.Module):
             "prefix": prefix_BPD,
         }
 
+    @torch.no_grad()
+    def context_views(self, batch: Batch, shots_BK: Tensor) -> dict[str, Tensor]:
+        """`context`: as `tokens` of `views`, each row behind the rows of the batch that are its demonstrations.
+
+        Raises ConfigError where so many demonstrations do not fit the language model.
+        """
+        tokens_BT = batch.tokens_BT[:, : int(batch.lengths_B.max())]
+        between_SD = self._words(self._between, tokens_BT.device)
+        longest = max(self.config.max_tokens, tokens_BT.shape[1]) - 2 + 2 * len(between_SD)
+        each = self.config.prefix_tokens + longest
+        require_room(self.lm, 1 + each * (shots_BK.shape[1] + 1))
+        prefix_BPD = self._prefix(batch.pixels_BCHW, batch.keys_B)
+        words_BTD = self.lm.embed(tokens_BT)
+        # Without <bos> and <eos>, as `prefill_shots` has them.
+        shown = [
+            torch.cat([prefix_PD, between_SD, words_TD[1 : length - 1]])
+            for prefix_PD, words_TD, length in zip(
+                prefix_BPD, words_BTD, batch.lengths_B.tolist(), strict=True
+            )
+        ]
+        rows = []
+        for row, shots in enumerate(shots_BK.tolist()):
+            before = [piece for shot in shots for piece in (shown[shot], between_SD)]
+            rows.append(torch.cat([words_BTD[row, :1], *before, shown[row]]))
+        hidden_BLD, _ = self._run(rows)
+        # A row ends with the states from which its own tokens are predicted.
+        counts = predicted(batch.lengths_B, batch.prompts_B, tokens_BT.shape[1]).sum(dim=1).tolist()
+        ends = [
+            hidden_LD[len(hidden_LD) - count :]
+            for hidden_LD, count in zip(hidden_BLD, counts, strict=True)
+        ]
+        return {"context": self.lm.logits(torch.cat(ends))}
+
     def view_loss(self, views: Views, batch: Batch) -> Loss:
         """As `loss`."""
         total = token_cross_entropy(views["tokens"], views["labels"])
@@ -283,17 +317,23 @@ class Frozen(nn.Module):
             [not isinstance(piece, Tensor) for piece in row for _ in range(len(piece))]
             for row in rows
         ]
-        longest = max(map(len, embedded))
-        inputs_BTD = torch.stack(
-            [nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in embedded]
-        )
-        padding_B = torch.tensor([longest - len(row) for row in embedded], device=device)
+        hidden_BTD, past = self._run(embedded)
+        longest = hidden_BTD.shape[1]
         text_BT = torch.tensor(
             [[False] * (longest - len(row)) + row for row in texts], device=device
         )
-        mask_BT = torch.arange(longest, device=device) >= padding_B[:, None]
-        hidden_BTD, past = self.lm.run(inputs_BTD, mask_BT=mask_BT)
         return past, self.lm.logits(hidden_BTD[:, -1]), hidden_BTD * text_BT[..., None]
+
+    def _run(self, rows: Sequence[Tensor]) -> tuple[Tensor, Any]:
+        """Rows of embeddings, padded on the left so that all end in the last column: (hidden_BTD, the LM's cache)."""
+        longest = max(map(len, rows))
+        inputs_BTD = torch.stack(
+            [nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows]
+        )
+        padding_B = torch.tensor([longest - len(row) for row in rows], device=inputs_BTD.device)
+        mask_BT = torch.arange(longest, device=inputs_BTD.device) >= padding_B[:, None]
+        hidden_BTD, past = self.lm.run(inputs_BTD, mask_BT=mask_BT)
+        return hidden_BTD, past
 
     def _read_alike(self, prefix_BPD: Tensor) -> tuple[Any, Tensor, Tensor]:
         """As `_read`, of `<bos>`, the image and what stands behind it in every row: nothing to pad."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from components.config import ConfigError
 from components.objectives.pairs import doubles
 from components.objectives.workers import everyones, first_row, gather
 
@@ -32,6 +33,29 @@ def logit_kl(student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0) -
     student = F.log_softmax(_wide(student_NV) / temperature, dim=-1)
     teacher = F.log_softmax(_wide(teacher_NV.detach()) / temperature, dim=-1)
     return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
+
+
+def others(groups_B: Tensor, shots: int) -> Tensor:
+    """(B, shots) int64: which rows each row is shown as demonstrations: those after it, and after the last the first.
+
+    For context distillation (Snell et al. 2022, arXiv:2209.15189): a teacher behind k demonstrations, a student with none.
+    Rows of its own group come only where there are no others: a demonstration with the row's own text gives it away.
+    Raises ConfigError where there are too few rows.
+
+    >>> others(torch.tensor([0, 1, 0, 3]), 2).tolist()
+    [[1, 3], [2, 3], [3, 1], [0, 1]]
+    """
+    rows = len(groups_B)
+    if shots >= rows:
+        raise ConfigError(
+            f"distill.shots={shots} demonstrations of other rows, and a worker's batch has {rows}; fewer shots, a larger "
+            "batch_size or fewer workers."
+        )
+    row_B = torch.arange(rows, device=groups_B.device)
+    ahead_BB = (row_B - row_B[:, None]) % rows
+    # Itself last of all, behind its own group.
+    late_BB = (groups_B == groups_B[:, None]).int() + (ahead_BB == 0).int()
+    return (ahead_BB + rows * late_BB).argsort(dim=1)[:, :shots]
 
 
 def at_both(

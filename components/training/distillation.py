@@ -52,7 +52,7 @@ class Distilled(nn.Module):
         self._plan = plan
         self._terms = {name: TERMS[name] for name in plan.compared}
         # Not registered: it is neither trained nor saved nor sent to other workers.
-        asked = Teacher(teacher, tokenizer, next(student.parameters()).device)
+        asked = Teacher(teacher, tokenizer, next(student.parameters()).device, plan.shots)
         self._memory = Remembering(asked, cache, plan.temperature) if cache else None
         self._teacher = (self._memory or asked,)
         self.widening = nn.ModuleDict()
@@ -86,7 +86,7 @@ class Distilled(nn.Module):
             if isinstance(student, Distils)
             else student.feature_loss(ours["image"], ours["text"], batch)
         )
-        theirs = self._teacher[0].views(batch, ours, _wanted(self._terms))
+        theirs = self._teacher[0].views(batch, ours, _taught(self._terms))
         parts = self._compare(ours, theirs, batch)
         weighted = [self._plan.compared[name] * part for name, part in parts.items()]
         total = self._plan.task * own.total + torch.stack(weighted).sum()
@@ -144,13 +144,14 @@ class Distilled(nn.Module):
         with torch.random.fork_rng(devices=[]):
             student.eval()
             ours = self._seen(probe)
-            theirs = self._teacher[0].views(probe, ours, _wanted(self._terms))
+            theirs = self._teacher[0].views(probe, ours, _taught(self._terms))
             student.train()
         return ours, theirs
 
     def _make_heads(self, ours: Views, theirs: Views) -> None:
         for name, term in self._terms.items():
             _refuse_missing(name, term, ours, theirs)
+            _refuse_unequal(name, term, ours, theirs)
             for view in term.widens:
                 there, here = theirs[view].shape, ours[view].shape
                 if here[:-1] != there[:-1]:
@@ -205,7 +206,11 @@ def taught(
 
 
 def _wanted(terms: Mapping[str, Term]) -> set[str]:
-    return {view for term in terms.values() for view in (*term.ours, *term.taught)}
+    return {view for term in terms.values() for view in term.ours}
+
+
+def _taught(terms: Mapping[str, Term]) -> set[str]:
+    return {view for term in terms.values() for view in term.taught}
 
 
 def _refuse(
@@ -246,6 +251,17 @@ def _refuse_missing(name: str, term: Term, ours: Views, theirs: Views) -> None:
             raise ConfigError(
                 f"distill.terms.{name} compares {', '.join(missing)}, which this {whose} does not show; it shows "
                 f"{', '.join(sorted(seen))}."
+            )
+
+
+def _refuse_unequal(name: str, term: Term, ours: Views, theirs: Views) -> None:
+    for mine, other in term.equal:
+        here, there = tuple(ours[mine].shape), tuple(theirs[other].shape)
+        if here != there:
+            raise ConfigError(
+                f"distill.terms.{name}: the student's {mine} are {here}, the teacher's {other} {there}: rows are words "
+                "that are learnt, columns the vocabulary. Take a student of the teacher's family that reads each pair "
+                "alone (of a Flamingo, model.images_per_document: 1)."
             )
 
 

@@ -10,26 +10,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.abilities import Contrasts, Embeds, Views
+from components.abilities import Contrasts, DistilsContext, Embeds, Views
 from components.data.text import Tokenizer
 from components.models.parts import Part
+from components.objectives.distillation import others
 from components.records import Batch, BatchSpec
+
+CONTEXT = "context"
+"""The view of a teacher that is shown other rows of the batch before each row."""
 
 
 class Teacher:
     """Embeds where it can, else passes over a batch as its student does; neither trained nor saved."""
 
-    def __init__(self, part: Part, tokenizer: Tokenizer, device: torch.device) -> None:
-        """tokenizer: the student's, whose token ids come."""
+    def __init__(
+        self, part: Part, tokenizer: Tokenizer, device: torch.device, shots: int = 0
+    ) -> None:
+        """tokenizer: the student's, whose token ids come. shots: demonstrations before each row of the view `context`."""
         self._model: Any = part.module.requires_grad_(False).eval().to(device)
         self._spec: BatchSpec = self._model.batch_spec()
         self._theirs, self._ours = part.tokenizer, tokenizer
+        self._shots = shots
         self.embeds = isinstance(self._model, Embeds)
 
     def views(self, batch: Batch, ours: Views, wanted: Collection[str]) -> dict[str, Tensor]:
-        """What it sees of a batch. wanted: views that may cost extra."""
+        """What it sees of a batch. wanted: the views that are compared."""
         if not self.embeds:
-            return self.passed(batch, ours, wanted)
+            plain = {view for view in wanted if view != CONTEXT}
+            seen = self.passed(batch, ours, plain) if plain else {}
+            return seen | (self.in_context(batch) if CONTEXT in wanted else {})
         return {
             "image": self.embed_images(batch.pixels_BCHW, batch.keys_B),
             "text": self.embed_texts(batch.tokens_BT, batch.lengths_B),
@@ -41,9 +50,15 @@ class Teacher:
         self, batch: Batch, ours: Views | None, wanted: Collection[str]
     ) -> dict[str, Tensor]:
         """The views of a pass like the student's, whose draws it takes over where there are any."""
-        read = replace(batch, pixels_BCHW=self._as_read_here(batch.pixels_BCHW))
-        seen: dict[str, Tensor] = self._model.views(read, wanted, ours)
+        seen: dict[str, Tensor] = self._model.views(self._read(batch), wanted, ours)
         return seen
+
+    @torch.no_grad()
+    def in_context(self, batch: Batch) -> dict[str, Tensor]:
+        """The view of each row behind others of the batch; none of a model that takes no demonstrations."""
+        if not isinstance(self._model, DistilsContext):
+            return {}
+        return self._model.context_views(self._read(batch), others(batch.groups_B, self._shots))
 
     @torch.no_grad()
     def embed_images(self, pixels_BCHW: Tensor, keys_B: Tensor) -> Tensor:
@@ -72,6 +87,9 @@ class Teacher:
         texts = [self._ours.decode(row) for row in tokens_BT.tolist()]
         own_BT, own_lengths_B = self._theirs.encode(texts, self._spec.max_tokens)
         return own_BT.to(tokens_BT.device), own_lengths_B.to(lengths_B.device)
+
+    def _read(self, batch: Batch) -> Batch:
+        return replace(batch, pixels_BCHW=self._as_read_here(batch.pixels_BCHW))
 
     def _as_read_here(self, pixels_BCHW: Tensor) -> Tensor:
         side_px = self._spec.image_px

@@ -30,13 +30,15 @@ class Distillation:
     task: float = 1.0
     """Weight of the student's own loss; 0 learns from the teacher alone."""
     temperature: float = 1.0
-    """Of both softmaxes, in `logit_kl` and `token_kl`."""
+    """Of both softmaxes, in `logit_kl`, `token_kl` and `context`."""
     inherit: bool = False
     """Start from the teacher's weights, as far as they fit (`training/teachers/inheritance.py`)."""
     icl_scale: Literal["exp", "raw"] = "exp"
     """`raw` multiplies by the logarithm of the scale, as the released CLIP-KD does; for comparison."""
     distance: Literal["mse", "l1"] = "mse"
     """Of `feature`."""
+    shots: int = 4
+    """Demonstrations that the teacher is shown before each pair in `context`: other pairs of the batch. The student sees none."""
     queue: int = 1024
     """The teacher's states of earlier tokens that `token_nce` tells apart."""
     teacher_scale: float = 20.0
@@ -63,10 +65,10 @@ class Distillation:
             raise ConfigError(
                 "terms.seq lets the teacher write; say how, as writing: {decoder: beam, beams: 5, max_tokens: 16}."
             )
-        if not self.task >= 0 or not self.temperature > 0 or self.queue < 1:
+        if not self.task >= 0 or not self.temperature > 0 or min(self.queue, self.shots) < 1:
             raise ConfigError(
-                f"task={self.task}, temperature={self.temperature}, queue={self.queue}: task is at "
-                "least 0, temperature above 0, and queue at least 1."
+                f"task={self.task}, temperature={self.temperature}, queue={self.queue}, shots={self.shots}: task is at "
+                "least 0, temperature above 0, queue and shots at least 1."
             )
         if not (self.task or self.compared):
             raise ConfigError("task is 0 and so is every term: there is nothing to learn.")
@@ -93,10 +95,11 @@ class Distillation:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         saved = asdict(self)
-        if (
-            not self.remember
-        ):  # so that runs that were named before it could be asked for keep their names
+        # So that runs that were named before these could be asked for keep their names.
+        if not self.remember:
             del saved["remember"]
+        if "context" not in self.compared:
+            del saved["shots"]
         return saved
 
     def decides(self) -> dict[str, Any]:

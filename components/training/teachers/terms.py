@@ -36,6 +36,8 @@ class Term:
     widens: tuple[str, ...] = ()
     """Views that both have, and a learned matrix brings to the teacher's width where the student's
     is another."""
+    equal: tuple[tuple[str, str], ...] = ()
+    """(the student's view, the teacher's): they must have one shape."""
     by_token: bool = False
     """Both must read with the same tokenizer."""
     remembered: bool = False
@@ -92,6 +94,10 @@ def _words_kl(name: str, ours: Views, theirs: Views, plan: Distillation) -> Tens
     return objective.kept_kl(student_NV, teacher_N, columns_NK, plan.temperature)
 
 
+def _context(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
+    return objective.logit_kl(ours["tokens"], theirs["context"], plan.temperature)
+
+
 def _attention(ours: Views, theirs: Views, plan: Distillation, batch: Batch) -> Tensor:
     return objective.attention(ours["attention"], theirs["attention"], ours["real"])
 
@@ -119,6 +125,13 @@ TERMS: Table[Term] = Table(
             remembered=True,
         ),
         "attention": Term(ours=("attention", "real"), value=_attention, by_token=True),
+        "context": Term(
+            ours=("tokens",),
+            theirs=("context",),
+            equal=(("tokens", "context"),),
+            value=_context,
+            by_token=True,
+        ),
         "feature": Term(
             ours=("image", "text"), widens=("image", "text"), value=_feature, remembered=True
         ),

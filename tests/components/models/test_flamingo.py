@@ -555,3 +555,27 @@ def test_more_demonstrations_than_fit_are_refused(model: Flamingo) -> None:
 def test_a_missing_part_is_named() -> None:
     with pytest.raises(ConfigError, match='needs a part "lm"'):
         Flamingo(_config())
+
+
+def test_rows_behind_others_have_the_logits_of_writing_them_after_these_demonstrations(
+    model: Flamingo,
+) -> None:
+    batch = _batch()
+    shots = torch.tensor([[1, 2], [3, 2], [3, 0], [0, 1]])
+    texts = [[5, 6, 7, 8], [9, 10], [4, 4, 5], [12, 5]]
+    wanted = []
+    with torch.no_grad():
+        found = model.context_views(batch, shots)["context"]
+        for row, shown in enumerate(shots.tolist()):
+            before = [(batch.pixels_BCHW[shot], texts[shot]) for shot in shown]
+            state, logits, _ = model.prefill_shots([before], batch.pixels_BCHW[row : row + 1])
+            wanted.append(logits)
+            for word in [*texts[row], CHUNK]:
+                state, hidden = model.step(state, torch.tensor([word]))
+                wanted.append(model.logits(hidden))
+        alone = _open(_made(images_per_document=1)).eval().views(batch)["tokens"]
+    # Decoders take the end of a chunk for that of the text, and write no image.
+    ends = torch.logaddexp(found[:, EOS], found[:, CHUNK])
+    written = torch.cat([found[:, :EOS], ends[:, None]], dim=1)
+    torch.testing.assert_close(written, torch.cat(wanted))
+    assert found.shape == alone.shape

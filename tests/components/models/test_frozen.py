@@ -425,3 +425,35 @@ def test_the_paper_preset_learns_a_resnet_50_and_one_linear_layer() -> None:
     assert all(param.is_meta for param in model.parameters())
     learnt = sum(param.numel() for param in model.parameters() if param.requires_grad)
     assert learnt == 23_508_032 + 2048 * 2 * 4096 + 2 * 4096
+
+
+# 7 — demonstrations before a text that is read, and not written
+
+
+def test_rows_behind_others_have_the_logits_of_writing_them_after_these_demonstrations(
+    model: Frozen,
+) -> None:
+    batch, shots = _batch(prompts=(1, 2, 1)), torch.tensor([[1, 2], [2, 0], [0, 1]])
+    texts = [[6, 7, 8, 9], [10, 11], [12, 12, 13]]
+    wanted = []
+    with torch.no_grad():
+        found = model.context_views(batch, shots)["context"]
+        for row, shown in enumerate(shots.tolist()):
+            before = [(batch.pixels_BCHW[shot], texts[shot]) for shot in shown]
+            given = int(batch.prompts_B[row]) - 1
+            state, logits, _ = model.prefill_shots(
+                [before], batch.pixels_BCHW[row : row + 1], [texts[row][:given]]
+            )
+            wanted.append(logits)
+            for word in texts[row][given:]:
+                state, hidden = model.step(state, torch.tensor([word]))
+                wanted.append(model.logits(hidden))
+    torch.testing.assert_close(found, torch.cat(wanted))
+    assert found.shape == model.views(batch)["tokens"].shape
+
+
+def test_more_demonstrations_than_the_language_model_can_read_are_refused(model: Frozen) -> None:
+    batch = _batch()
+    rows = batch.rows(torch.arange(3).repeat(2))
+    with pytest.raises(ConfigError, match="has 64 positions; take fewer demonstrations"):
+        model.context_views(rows, torch.arange(1, 6).expand(6, -1))

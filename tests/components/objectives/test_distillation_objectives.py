@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from components.config import ConfigError
 from components.objectives import distillation as terms
 from components.objectives.contrastive import info_nce
 
@@ -187,3 +188,15 @@ def test_all_words_kept_is_the_whole_kl() -> None:
 def test_an_empty_queue_has_nothing_to_tell_apart() -> None:
     states = _draw(3, WIDTH)
     assert terms.token_nce(states, -states, torch.zeros(8, WIDTH).double()).item() == 0
+
+
+def test_a_row_is_shown_the_rows_after_it_and_its_own_group_only_where_there_are_no_others() -> (
+    None
+):
+    groups = torch.tensor([0, 1, 2, 1, 3])
+    assert terms.others(groups, 2).tolist() == [[1, 2], [2, 4], [3, 4], [4, 0], [0, 1]]
+    assert terms.others(groups, 4).tolist()[1] == [2, 4, 0, 3]
+    alike = torch.zeros(3, dtype=torch.long)
+    assert terms.others(alike, 2).tolist() == [[1, 2], [2, 0], [0, 1]]
+    with pytest.raises(ConfigError, match=r"shots=3 .* has 3; fewer shots"):
+        terms.others(alike, 3)

@@ -22,7 +22,7 @@ TERMS = {
     "align": {"affinity": 1.0, "icl": 1.0, "feature": 1.0},
     "clip": {"affinity": 1.0, "icl": 1.0, "feature": 1.0},
     "flamingo": {"token_kl": 1.0, "latents": 1.0},
-    "frozen": {"token_kl": 1.0, "prefix": 1.0},
+    "frozen": {"token_kl": 1.0, "prefix": 1.0, "context": 1.0},
     "simvlm": {"token_kl": 1.0},
     "vild": {"logit_kl": 1.0},
     "virtex": {"token_kl": 1.0},

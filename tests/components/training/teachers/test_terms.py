@@ -1,20 +1,29 @@
-"""Terms over real processes: what a student learns does not hang on how many workers share its batch, nor on a memory."""
+"""Terms in real trainings: over several workers as over one, remembered or not, and with a teacher that is shown more."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from components.models.parts import Origin
-from components.records import Checkpoint, Shards
+from components.config import ConfigError
+from components.data.batches import Batches, load_split
+from components.data.text import Tokenizer
+from components.models.parts import Origin, Part
+from components.objectives.distillation import logit_kl, others
+from components.records import Batch, BatchSpec, Checkpoint, Shards
+from components.training.checkpoints.checkpoint import load_model
+from components.training.distillation import Distilled
 from components.training.job import run_job
 from components.training.plan import TrainingPlan
 from components.training.teachers.teacher_cache import FOLDER
 from components.training.teachers.teaching import Distillation
+from components.training.teachers.terms import TERMS as KNOWN
 from components.training.training_job import TrainingJob
 from tests.components.training import group
 
@@ -107,3 +116,123 @@ def test_two_workers_teach_what_one_does_and_so_do_two_that_remember(
         assert _furthest(quoting[family], two_quoting[family]) < 1e-5
         kept = (two_quoting[family].folder / FOLDER).glob("*/*.safetensors")
         assert len({path.parent for path in kept}) == 2, "each worker keeps what it asked"
+
+
+# A teacher behind demonstrations, and a student that is shown none
+
+
+def test_context_is_the_kl_by_hand_and_moves_the_student_alone() -> None:
+    student = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).log().requires_grad_()
+    teacher = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log().requires_grad_()
+    plan = Distillation(teacher=Origin(kind="stage", name="big"), terms={"context": 1.0})
+    found = KNOWN["context"].value({"tokens": student}, {"context": teacher}, plan, None)
+    assert found.item() == pytest.approx((0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(2)) / 2)
+    found.backward()
+    assert teacher.grad is None
+    # Of each row the student's shares less the teacher's, over two rows.
+    torch.testing.assert_close(student.grad, torch.tensor([[0.125, -0.125], [0.0, 0.0]]))
+
+
+IN_CONTEXT: Mapping[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
+    "flamingo": ({"images_per_document": 2}, {"images_per_document": 1}),
+    "frozen": ({}, {}),
+}
+"""Family -> settings of a teacher and of a student, which reads each pair alone."""
+
+
+@pytest.mark.parametrize("family", sorted(IN_CONTEXT))
+def test_a_student_that_is_shown_nothing_comes_near_to_what_its_teacher_says_after_demonstrations(
+    family: str, tiny_shards: Shards, tmp_path: Path
+) -> None:
+    shape = {"image_px": 32, "max_tokens": 16} | ({"vision": "part"} if family == "frozen" else {})
+    plan = TrainingPlan(steps=30, batch_size=16, lr=4e-3, warmup_steps=3, checkpoint_every=30)
+    teacher, alone = (
+        TrainingJob(
+            family=family, config={**shape, **settings}, plan=plan, shards=tiny_shards.path,
+            folder=tmp_path / name, parts=PARTS["frozen"],
+        )
+        for name, settings in zip(("teacher", "student"), IN_CONTEXT[family], strict=True)
+    )  # fmt: skip
+    made = run_job(teacher)
+    taught = Distillation(
+        teacher=Origin(kind="stage", name="big", digest=made.digest, path=str(made.path)),
+        terms={"context": 1.0}, task=0.0, inherit=True, shots=2,
+    )  # fmt: skip
+    learnt = run_job(replace(alone, distillation=taught))
+    # It began as its teacher, shown nothing: the same training without a step.
+    began = run_job(replace(alone, folder=tmp_path / "began", distillation=taught,
+                            plan=replace(plan, steps=1, warmup_steps=0, lr=1e-12)))  # fmt: skip
+
+    asked, tokenizer, _ = load_model(made.path)
+    images = load_split(tiny_shards, "val", 32)
+    batch = Batches(images, asked.batch_spec(), tokenizer, 14, seed=5).batch(0)
+    with torch.no_grad():
+        said = asked.eval().context_views(batch, others(batch.groups_B, 2))["context"]
+        away = [
+            logit_kl(load_model(each.path)[0].eval().views(batch)["tokens"], said).item()
+            for each in (began, learnt)
+        ]
+    assert away[1] < 0.6 * away[0]
+
+
+Beside = Callable[[str, Mapping[str, object], Mapping[str, object]], Distilled]
+
+
+@pytest.fixture
+def beside(
+    build_tiny: Callable[..., torch.nn.Module],
+    batch_for: Callable[[BatchSpec, int], Batch],
+    tiny_tokenizer: Tokenizer,
+) -> Beside:
+    """`beside("frozen", settings, plan)`: a student of a family with these settings beside one of its own."""
+
+    def make(family: str, settings: Mapping[str, object], plan: Mapping[str, object]) -> Distilled:
+        student, teacher = (build_tiny(family, seed=seed, **settings) for seed in (1, 2))
+        origin = Origin(kind="stage", name="big")
+        part = Part(module=teacher, tokenizer=tiny_tokenizer, origin=origin)
+        asked = Distillation(teacher=origin, terms={"context": 1.0}, **plan)
+        batch = batch_for(student.batch_spec(), 8)
+        return Distilled(student, tiny_tokenizer, part, asked, batch)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "plan", "said"),
+    [
+        ("flamingo", {"images_per_document": 2}, {"shots": 2}, "images_per_document: 1"),
+        ("virtex", {}, {}, "compares context, which this teacher does not show"),
+        ("frozen", {}, {"shots": 8}, "shots=8 demonstrations of other rows"),
+        ("frozen", {}, {"shots": 7}, "positions; take fewer demonstrations"),
+        ("frozen", {}, {"shots": 0}, "queue and shots at least 1"),
+        ("frozen", {}, {"remember": True}, "remember keeps no teacher's answers for context"),
+    ],
+)
+def test_demonstrations_that_cannot_be_shown_are_refused_before_training(
+    beside: Beside,
+    family: str,
+    settings: Mapping[str, object],
+    plan: Mapping[str, object],
+    said: str,
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        beside(family, settings, plan)
+
+
+def test_a_teacher_that_only_shows_its_context_reads_the_batch_no_second_time(
+    beside: Beside, batch_for: Callable[[BatchSpec, int], Batch]
+) -> None:
+    learner = beside("frozen", {}, {"shots": 2})
+    batch = batch_for(learner.batch_spec(), 8)
+    teacher = learner._teacher[0]._model
+    seen: list[int] = []
+    teacher.mapper.register_forward_hook(lambda module, taken, given: seen.append(len(given)))
+    assert set(learner._teacher[0].views(batch, {}, {"context"})) == {"context"}
+    assert seen == [8]
+
+
+def test_plans_without_context_are_named_as_before_it_could_be_asked_for() -> None:
+    plan = Distillation(teacher=Origin(kind="stage", name="big"), terms={"token_kl": 1.0}, shots=2)
+    assert "shots" not in plan.to_dict()
+    shown = replace(plan, terms={"context": 1.0})
+    assert Distillation.from_dict(shown.to_dict()) == shown
