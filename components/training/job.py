@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from components.data.shards import open_shards, read_manifest
 from components.data.text import Tokenizer
 from components.records import BatchSpec, Checkpoint, Shards
 from components.training import job_parts, validation
+from components.training.awaiting import awaited
 from components.training.building import build, starts
 from components.training.checkpoints import checkpoint
 from components.training.checkpoints.rewinding import Passing, passed_over, rewind
@@ -63,10 +64,12 @@ def run_job(
     `RunBusy`, `LossNotFinite`, and what reading shards, building the model and writing checkpoints raise. Whatever it
     raises, calling again goes on.
     """
+    place = device_for(job.plan, device)
     with held(job.folder) if rank == 0 else nullcontext(), settled(job.plan):
-        if rank == 0:
-            bring(job.folder, job.mirror)
-        while not _attempt(job, rank, world, device_for(job.plan, device), on_step, stop):
+        with awaited(rank, world, place):
+            if rank == 0:
+                bring(job.folder, job.mirror)
+        while not _attempt(job, rank, world, place, on_step, stop):
             """Another batch was passed over."""
     if world > 1:
         torch.distributed.barrier()  # so that every worker finds what rank 0 wrote last
@@ -82,13 +85,15 @@ def _attempt(
     if rank == 0:
         claim(job.folder, job.to_dict(), begun=resumed is not None)
     if resumed and resumed.step == job.steps:
-        if rank == 0:
-            deliver(job.folder, job.mirror, job.plan.keep, resumed)
+        with awaited(rank, world, device):
+            if rank == 0:
+                deliver(job.folder, job.mirror, job.plan.keep, resumed)
         return True
     made = _make(job, resumed, device, rank, world)
     if not job.learns:
-        if rank == 0:
-            _index(job, made)
+        with awaited(rank, world, device):
+            if rank == 0:
+                _index(job, made)
         return True
     try:
         _train(job, made, rank, world, began_s, on_step, stop)
@@ -200,18 +205,21 @@ def _train(
     assert state is not None and batches is not None, "it learns"
     passed = passed_over(job.folder)
     meter = Meter(Passing(batches, passed), made.device, world, began_s)
-    with keeping(
-        job.folder,
-        job.mirror,
-        plan,
-        meter,
-        begun_step=made.start_step,
-        device=made.device,
-        rank=rank,
-        world=world,
-        measure=_measure(job, made, state, rank, world) if plan.val_batches else None,
-        on_step=on_step,
-    ) as keeper:
+    with (
+        ExitStack() as ended,
+        keeping(
+            job.folder,
+            job.mirror,
+            plan,
+            meter,
+            begun_step=made.start_step,
+            device=made.device,
+            rank=rank,
+            world=world,
+            measure=_measure(job, made, state, rank, world) if plan.val_batches else None,
+            on_step=on_step,
+        ) as keeper,
+    ):
 
         def report(step: int, values: Mapping[str, float]) -> None:
             keeper.report(step, {**values, "rewinds": float(len(passed))} if passed else values)
@@ -228,6 +236,8 @@ def _train(
             on_checkpoint=lambda step: keeper.save(step, partial(_take, job, made, step)),
             stop=stop,
         )
+        # Left after `keeping` is: the last checkpoint may be long on its way to the mirror.
+        ended.enter_context(awaited(rank, world, made.device))
 
 
 def _measure(

@@ -18,9 +18,9 @@ STACKS = "stacks"
 
 
 class Alive(Protocol):
-    """Says that a step ended."""
+    """Says that a step ended, and whether the next one is watched."""
 
-    def __call__(self) -> None: ...
+    def __call__(self, *, watched: bool = True) -> None: ...
 
 
 @contextmanager
@@ -33,9 +33,13 @@ def watched(folder: Path, rank: int, hang_s: float) -> Iterator[Alive]:
     armed_s = 0.0
     with (folder / STACKS / f"rank-{rank}.txt").open("a") as file:
 
-        def alive() -> None:
+        def alive(*, watched: bool = True) -> None:
             nonlocal armed_s
             now_s = time.monotonic()
+            if not watched:
+                armed_s = 0.0
+                faulthandler.cancel_dump_traceback_later()
+                return
             if now_s - armed_s > hang_s / 20:  # a timer is a thread: not one for every step
                 armed_s = now_s
                 faulthandler.dump_traceback_later(hang_s, exit=True, file=file)
