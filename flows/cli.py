@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from flows.cli_asking import asking
-from flows.cli_exporting import exporting
-from flows.cli_options import Debug, ExperimentArgument, Overrides, check
-from flows.cli_scoring import scoring
-from flows.cli_training import training
+from flows.commands.asking import asking
+from flows.commands.exporting import exporting
+from flows.commands.options import Debug, ExperimentArgument, Overrides, check
+from flows.commands.scoring import scoring
+from flows.commands.training import training
 
 app = typer.Typer(
     name="diptych",
@@ -173,7 +173,7 @@ def families(
     from flows.terminal import command
 
     with command(debug):
-        from flows.families import show_families
+        from flows.commands.families import show_families
 
         show_families(as_json)
 

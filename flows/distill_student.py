@@ -7,16 +7,17 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from components.config import ConfigError
+from components.records import Revision
 from components.training.checkpoints.checkpoint import verify
 from flows.decisions import is_registered, next_attempt
-from flows.experiment import ExperimentName, Launcher, read_competing
+from flows.experiment import Experiment, ExperimentName, Launcher, read_competing
 from flows.outcome import Outcome
 from flows.publishing import alone, closing, publish
 from flows.refresh_dataset import refresh_dataset
-from flows.retention import retention_markdown, teachers_plan
+from flows.runs.retention import retention_markdown, teachers_plan
 from flows.services import services
 from flows.stages import with_stages
-from flows.steps import evaluate, links, make_candidate
+from flows.steps import evaluate, make_candidate, undecided
 
 
 @flow(name="distill-student", flow_run_name="distill {experiment}")
@@ -43,26 +44,26 @@ def distill_student(
     revision = revision_of(chosen.source)
     with alone(chosen.name):
         attempt = next_attempt(chosen, revision.shards.digest, is_registered)
-        candidate = make_candidate(chosen, revision, attempt, launcher)
-        run_id = candidate.mlflow_run_id
-        outcome = Outcome(
-            experiment=chosen.name,
-            family=chosen.family,
-            attempt=attempt,
-            candidate=candidate,
-            links=links(run_id, chosen.name, candidate.number),
+        return to_student(chosen, revision, attempt, launcher)
+
+
+def to_student(experiment: Experiment, revision: Revision, attempt: int, launcher: str) -> Outcome:
+    """One attempt up to a registered student, measured beside its teacher; no gate is asked."""
+    candidate = make_candidate(experiment, revision, attempt, launcher)
+    outcome = undecided(experiment, candidate, attempt)
+    run_id, taught = candidate.mlflow_run_id, experiment.distill
+    assert taught is not None, "it has a teacher"
+    with closing(run_id):
+        teacher, plan = taught.teacher, teachers_plan(experiment)
+        measured = evaluate.with_options(name="evaluate teacher")(
+            verify(Path(teacher.path)), revision.shards, plan.split, plan
         )
-        with closing(run_id):
-            teacher, plan = chosen.distill.teacher, teachers_plan(chosen)
-            measured = evaluate.with_options(name="evaluate teacher")(
-                verify(Path(teacher.path)), revision.shards, plan.split, plan
-            )
-            page = retention_markdown(chosen.name, teacher.identity, candidate.report, measured)
-            services().tracking.log_bytes(run_id, "retention.md", page.encode())
-            create_markdown_artifact(
-                page,
-                key=f"retention-{chosen.name.replace('_', '-')}",
-                description=f"{chosen.name} beside its teacher {teacher.name}",
-            )
-            publish(outcome)
+        page = retention_markdown(experiment.name, teacher.identity, candidate.report, measured)
+        services().tracking.log_bytes(run_id, "retention.md", page.encode())
+        create_markdown_artifact(
+            page,
+            key=f"retention-{experiment.name.replace('_', '-')}",
+            description=f"{experiment.name} beside its teacher {teacher.name}",
+        )
+        publish(outcome)
     return outcome

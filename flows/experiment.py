@@ -25,9 +25,15 @@ from components.table import UnknownName, nearest
 from components.training.plan import TrainingPlan
 from components.training.sweeps.search import Search
 from components.training.teachers.teaching import Distillation
-from flows.searches import read_search
-from flows.slots import read_parts, read_scorer
-from flows.teachers import VersionOf, no_versions, pinned, read_distillation, refuse_teacher
+from flows.sections.search import read_search
+from flows.sections.slots import read_parts, read_scorer
+from flows.sections.teachers import (
+    VersionOf,
+    no_versions,
+    pinned,
+    read_distillation,
+    refuse_teacher,
+)
 from registry.gates import Rule, check_rules
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -86,7 +92,7 @@ class Experiment:
     search: Search | None = None
     """What `diptych sweep` tries; no training of the experiment itself depends on it."""
     file: str = ""
-    """What it was read from, as it was asked for; with `overrides` it is read again when a run goes on."""
+    """What it was read from, as `located` names it; with `overrides` it is read again when a run goes on."""
     overrides: tuple[str, ...] = ()
 
     @property
@@ -119,7 +125,7 @@ def read_experiment(
     path, text = read_text(name, overrides)
     if path.stem in within:
         raise ConfigError(f"{' needs '.join((*within, path.stem))}: stages cannot need themselves.")
-    experiment = replace(_typed(text, path), file=name, overrides=tuple(overrides))
+    experiment = replace(_typed(text, path), file=located(name), overrides=tuple(overrides))
     for origin in experiment.parts.values():
         if origin.kind == "stage":
             read_experiment(origin.name, within=(*within, path.stem))
@@ -135,11 +141,21 @@ def read_text(name: str, overrides: Sequence[str] = ()) -> tuple[Path, dict[str,
 
     Raises as `read_experiment`.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{shipped(name)}.yaml"
+    path = Path(name) if _is_path(name) else FOLDER / f"{shipped(name)}.yaml"
     text = _load(path)
     for override in overrides:
         _override(text, override)
     return path, text
+
+
+def located(name: str) -> str:
+    """One name for one experiment, from whatever folder it is asked for: a shipped one's own, else its file's absolute path."""
+    if not _is_path(name):
+        return name
+    # Not the file itself: a link's own stem is the name of what it trains.
+    path = Path(name).parent.resolve() / Path(name).name
+    is_shipped = path.parent == FOLDER.resolve() and path.suffix == ".yaml"
+    return path.stem if is_shipped and path.stem in ExperimentName.__members__ else str(path)
 
 
 def read_competing(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -207,6 +223,10 @@ def is_run_key(text: str) -> bool:
     """
     name, _, digest = text.rpartition("-")
     return bool(_NAME.fullmatch(name) and _DIGEST.fullmatch(digest))
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
 
 
 def _load(path: Path) -> dict[str, Any]:

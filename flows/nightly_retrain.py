@@ -9,9 +9,9 @@ from flows.experiment import ExperimentName, Launcher, read_competing, run_key
 from flows.outcome import Outcome
 from flows.publishing import alone, closing, open_night, publish
 from flows.refresh_dataset import refresh_dataset
+from flows.runs.timing import Night
 from flows.stages import with_stages
 from flows.steps import make_candidate, ray_for
-from flows.timing import Night
 
 
 @flow(name="nightly-retrain")

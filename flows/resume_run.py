@@ -5,12 +5,12 @@ from functools import cache
 
 from prefect import flow
 
-from flows.distill_student import distill_student
+from flows.distill_student import to_student
 from flows.experiment import Launcher, read_experiment, run_key
 from flows.outcome import Outcome
 from flows.publishing import alone
 from flows.refresh_dataset import refresh_dataset
-from flows.resuming import meant, refuse_overrides, same
+from flows.runs.begun import meant, refuse_overrides, same
 from flows.stages import make_stage, with_stages
 from flows.train_model import to_version
 
@@ -41,7 +41,6 @@ def resume_run(
     if begun.is_stage:
         make_stage(begun.experiment, revision_of, launcher)
         return None
-    if chosen.distill is not None:
-        return distill_student(begun.experiment, settings, launcher)
+    finish = to_student if chosen.distill is not None else to_version
     with alone(chosen.name):
-        return to_version(chosen, revision, begun.attempt, launcher)
+        return finish(chosen, revision, begun.attempt, launcher)

@@ -12,10 +12,10 @@ from components.training.checkpoints.checkpoint import latest
 from flows.decisions import fetch_version, known_version
 from flows.experiment import Experiment, filled, filled_scorer, read_experiment
 from flows.publishing import alone, closing
-from flows.resuming import note
+from flows.runs.begun import note
+from flows.runs.teacher_texts import with_texts
 from flows.services import services
 from flows.steps import open_run, train, training_job
-from flows.teacher_texts import with_texts
 
 RevisionOf = Callable[[str], Revision]
 

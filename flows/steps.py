@@ -26,14 +26,14 @@ from components.training.cluster.local import local_ray
 from components.training.plan import TrainingPlan
 from components.training.training_job import TrainingJob
 from components.training.usage import cost
-from flows import resuming, timing
-from flows.certifying import certificate_here, compiled_tables
 from flows.experiment import Experiment, run_key
-from flows.outcome import Candidate
+from flows.outcome import Candidate, Outcome
 from flows.patience import patient
-from flows.pictures import pictures
-from flows.progress import teller
 from flows.publishing import failing
+from flows.runs import begun, timing
+from flows.runs.certifying import certificate_here, compiled_tables
+from flows.runs.pictures import pictures
+from flows.runs.progress import teller
 from flows.services import flow_page, services
 
 
@@ -47,7 +47,7 @@ def make_candidate(
     """Train, measure and register one experiment; every step is a no-op where it was done before."""
     job = training_job(experiment, revision.shards, attempt)
     run_id = open_run(experiment, revision, job, night_run)
-    resuming.note(experiment, job, run_id)
+    begun.note(experiment, job, run_id)
     with failing(run_id):
         checkpoint = train(experiment.name, job, launcher, run_id)
         reports = [
@@ -258,6 +258,17 @@ def commit() -> str:
 def ray_for(launcher: str, due: Sequence[Experiment]) -> AbstractContextManager[None]:
     """One Ray for a whole night, where trainings need one of their own."""
     return local_ray() if launcher == "local" and due else nullcontext()
+
+
+def undecided(experiment: Experiment, candidate: Candidate, attempt: int) -> Outcome:
+    """The outcome of a registered version that no gate was asked about."""
+    return Outcome(
+        experiment=experiment.name,
+        family=experiment.family,
+        attempt=attempt,
+        candidate=candidate,
+        links=links(candidate.mlflow_run_id, experiment.name, candidate.number),
+    )
 
 
 def links(run_id: str, model: str, number: int, champion: int | None = None) -> dict[str, str]:

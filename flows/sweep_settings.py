@@ -16,16 +16,16 @@ from components.records import Shards
 from components.training.ray_tuner import tune
 from components.training.sweeps.search import SPLIT
 from components.training.sweeps.trials import Sweep, Trial, identity
-from flows.best_settings import check_place, write_best
-from flows.certifying import compiled_tables
 from flows.experiment import Experiment, ExperimentName, read_experiment
 from flows.patience import patient
 from flows.publishing import alone, closing
 from flows.refresh_dataset import refresh_dataset
+from flows.runs.certifying import compiled_tables
 from flows.services import flow_page, services
 from flows.stages import with_stages
 from flows.steps import commit, training_job
-from flows.sweep_watch import Watch, log_trials, sentence
+from flows.sweeps.best_settings import check_place, write_best
+from flows.sweeps.watch import Watch, log_trials, sentence
 
 
 @flow(name="sweep-settings", flow_run_name="sweep {experiment}")

@@ -11,7 +11,7 @@ from flows.outcome import Outcome
 from flows.publishing import alone, closing, publish
 from flows.refresh_dataset import refresh_dataset
 from flows.stages import with_stages
-from flows.steps import links, make_candidate
+from flows.steps import make_candidate, undecided
 
 
 @flow(name="train-model", flow_run_name="train {experiment}")
@@ -38,13 +38,7 @@ def train_model(
 def to_version(experiment: Experiment, revision: Revision, attempt: int, launcher: str) -> Outcome:
     """One attempt up to a registered version that no gate was asked about."""
     candidate = make_candidate(experiment, revision, attempt, launcher)
-    outcome = Outcome(
-        experiment=experiment.name,
-        family=experiment.family,
-        attempt=attempt,
-        candidate=candidate,
-        links=links(candidate.mlflow_run_id, experiment.name, candidate.number),
-    )
+    outcome = undecided(experiment, candidate, attempt)
     with closing(candidate.mlflow_run_id):
         publish(outcome)
     return outcome

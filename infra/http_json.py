@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
+import time
+from http import HTTPStatus
 from typing import Any
 
 from infra.settings import HOST, Settings
 
 TIMEOUT_S = 10
+BUSY_S = 0.25
 
 
 def ask(
@@ -35,10 +38,20 @@ def ask(
 
 
 def ask_prefect(settings: Settings, path: str, body: Any) -> tuple[int, Any]:
-    """POST to Prefect's API with the CSRF token that it asks of every client."""
+    """POST to Prefect's API with the CSRF token that it asks of every client; again, for ten seconds, while it is busy."""
     client = secrets.token_hex(8)
-    status, token = ask(settings.prefect_port, f"/api/csrf-token?client={client}")
+    status, token = _when_free(settings.prefect_port, f"/api/csrf-token?client={client}")
     if status != 200:
         return status, token
     headers = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token["token"]}
-    return ask(settings.prefect_port, f"/api{path}", body=body, headers=headers)
+    return _when_free(settings.prefect_port, f"/api{path}", body=body, headers=headers)
+
+
+def _when_free(port: int, path: str, **sent: Any) -> tuple[int, Any]:
+    """Prefect says 503, and has done nothing, where another write held its SQLite file: its own clients ask again too."""
+    until_s = time.monotonic() + TIMEOUT_S
+    while True:
+        status, answer = ask(port, path, **sent)
+        if status != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > until_s:
+            return status, answer
+        time.sleep(BUSY_S)

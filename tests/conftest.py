@@ -29,7 +29,8 @@ os.environ.update(
 )
 
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -46,10 +47,13 @@ from components.data.text import Tokenizer
 from components.metrics.meteor import compiling, resources
 from components.records import Batch, BatchSpec, Box, Question, Row, Sample, Shards
 from components.training.building import build, random_part, slots
+from infra.ports import free_ports
+from infra.settings import PORT_VARIABLES, Settings
 
 # A shell that starts the tests in the background has SIGINT ignored, and every child would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+ROOT = Path(__file__).parents[1]
 TINY_PX = 32
 COLOURS = {"red": "#d02020", "green": "#20a030", "blue": "#2040d0", "yellow": "#e0c020"}
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -144,6 +148,38 @@ def meteor_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / compiling.MARKER).write_text(json.dumps(marker))
     return cache
+
+
+@pytest.fixture(scope="session")
+def settings_on_free_ports() -> Callable[..., Settings]:
+    """`settings_on_free_ports(home, DIPTYCH_…="…")`: a home's settings; ports are free now, children import this checkout."""
+
+    def make(home: Path, **variables: str) -> Settings:
+        ports = map(str, free_ports(len(PORT_VARIABLES)))
+        chosen = dict(zip(PORT_VARIABLES.values(), ports, strict=True))
+        own = {"DIPTYCH_HOME": str(home), "PYTHONPATH": str(ROOT)}
+        return Settings.read({**os.environ, **own, **chosen, **variables})
+
+    return make
+
+
+@pytest.fixture
+def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """`disk_of(64)`: a folder that is a disk of 64 KiB. Needs root."""
+    mounted: list[Path] = []
+
+    def mount(kib: int) -> Path:
+        place = tmp_path / "small"
+        place.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(place)]
+        if os.getuid() or subprocess.run(words, check=False, capture_output=True).returncode:
+            pytest.skip("mounting a disk needs root")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def _drawing(colour: str, shape: str, copy: int) -> Sample:

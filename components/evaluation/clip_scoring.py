@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from components.data.text import Tokenizer
 from components.evaluation.retrieval import embed_images, embed_texts
 from components.metrics import clipscore
 from components.models.parts import Origin, Part
+from components.records import BatchSpec
 from components.training.building import find_part
 from components.training.checkpoints.checkpoint import load_part
 
@@ -38,7 +40,7 @@ class Scorer:
     @property
     def side_px(self) -> int:
         """Side of the images it reads."""
-        return int(self.part.module.batch_spec().image_px)
+        return _spec(self.part).image_px
 
     @property
     def identity(self) -> str:
@@ -61,7 +63,7 @@ def load_scorer(origin: Origin, prefix: str = PREFIX) -> Scorer:
             f"The scorer {origin.kind}:{origin.name} is a {type(part.module).__name__}, which does not embed images and "
             "texts; name one that does, as stage:clip_emoji_mini."
         )
-    taken, longest = len(part.tokenizer.words(prefix)), part.module.batch_spec().max_tokens
+    taken, longest = len(part.tokenizer.words(prefix)), _spec(part).max_tokens
     if 2 * taken > longest:
         raise ConfigError(
             f"The prefix {prefix!r} is {taken} of the {longest} tokens that {origin.identity} reads, which leaves too "
@@ -112,10 +114,16 @@ class _Embedded:
         return self.text_MD[[self.number[text] for text in texts]]
 
 
+def _spec(part: Part) -> BatchSpec:
+    model: Any = part.module
+    spec: BatchSpec = model.batch_spec()
+    return spec
+
+
 def _embedded(scorer: Scorer, texts: Sequence[str]) -> _Embedded:
     number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     prefixed = [scorer.prefix + text for text in number]
-    limit = scorer.part.module.batch_spec().max_tokens
+    limit = _spec(scorer.part).max_tokens
     text_MD = embed_texts(_model(scorer), _tokenizer(scorer), prefixed, limit)
     return _Embedded(number, text_MD.float().cpu().numpy())
 

@@ -38,7 +38,8 @@ class Cost:
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+    counted: int = sdpa_flop_count(query, key, value)
+    return counted
 
 
 _ON_CPUS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from components.data.batches import Batches, load_split
 from components.data.shards import open_shards
 from components.evaluation.measure import measure
 from components.evaluation.plan import EvaluationPlan
-from components.records import Checkpoint
+from components.records import BatchSpec, Checkpoint
 from components.training.checkpoints.checkpoint import load_model
 from components.training.sweeps.search import LOSS, SPLIT
 
@@ -55,8 +56,9 @@ def validation_loss(checkpoint: Checkpoint, shards: Path) -> float:
 
     Batches hold at most 64 pairs; the pairs that do not fill the last one are left out.
     """
-    model, tokenizer, _ = load_model(checkpoint.path)
-    spec = model.batch_spec()
+    loaded, tokenizer, _ = load_model(checkpoint.path)
+    model: Any = loaded
+    spec: BatchSpec = model.batch_spec()
     images = load_split(open_shards(shards), SPLIT, spec.image_px)
     size = min(_MOST_PAIRS, len(images.rows))
     batches = Batches(images, spec, tokenizer, size, seed=0)

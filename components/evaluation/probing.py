@@ -66,7 +66,8 @@ def commonest(train: SplitImages) -> dict[str, int]:
 
 def _probe(subject: Subject, number: dict[str, int]) -> LinearProbe:
     learnt = _examples(subject, subject.train, number)
-    judged = _examples(subject, subject.val, number) if _is_free(subject) else None
+    free = _free(subject)
+    judged = None if free is None else _examples(subject, free, number)
     tried = learnt
     if judged is None or not len(judged[1]):
         chosen_N = torch.arange(len(learnt[1])) % HELD_OUT == 0
@@ -80,8 +81,10 @@ def _probe(subject: Subject, number: dict[str, int]) -> LinearProbe:
     return probes[best][1] if tried is learnt else fit_probe(*learnt, len(number), c=best)
 
 
-def _is_free(subject: Subject) -> bool:
-    return subject.val is not None and subject.val.split != subject.images.split
+def _free(subject: Subject) -> SplitImages | None:
+    """The split `val`, where it is not what is measured."""
+    val = subject.val
+    return val if val is not None and val.split != subject.images.split else None
 
 
 def _examples(

@@ -18,16 +18,18 @@ from typing import Any, Literal, get_args
 import torch
 
 from components import atomic
-from components.abilities import Captions
+from components.abilities import Captions, Detects, Steers
 from components.config import ConfigError
 from components.data.text import Tokenizer
-from components.export import hub_files, onnx_files, programs
+from components.export import hub_files, onnx_files, onnx_steering, programs
 from components.export.card import card
 from components.export.graphs import graphs_of
 from components.training.checkpoints import marker
 
 Format = Literal["hub", "onnx", "torch"]
 ABOUT, TOKENIZER, CARD = "export.json", "tokenizer.json", "README.md"
+TEXT_TOKENIZER = "text_tokenizer.json"
+"""What the graph `text` reads, where that is another tokenizer than the one that is written with."""
 _WRITTEN_TOKENS = 12
 
 
@@ -42,7 +44,9 @@ class Exported:
     differences: Mapping[str, float] = field(default_factory=dict)
     """Graph -> the largest difference from the model's own numbers."""
     captions_alike: int = 0
-    """Images whose greedy captions were compared, and equal."""
+    """Images whose captions, by `greedy` or MAGIC, were compared, and equal."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What is done around the graphs, and with which numbers."""
 
 
 def export(
@@ -65,6 +69,7 @@ def export(
         about = {
             "title": title, "format": format, "layout": made.layout,
             "differences": dict(made.differences), "captions_alike": made.captions_alike,
+            "settings": dict(made.settings),
             "checkpoint": marker.read(checkpoint)[1], "torch": torch.__version__,
         }  # fmt: skip
         atomic.write_json(building / ABOUT, about)
@@ -94,16 +99,17 @@ def _onnx(
     model: Any, tokenizer: Tokenizer, checkpoint: Path, building: Path, target: Path
 ) -> Exported:
     differences = _graphs(model, tokenizer, building, onnx_files.write, onnx_files.check)
-    alike = 0
+    alike, asked = 0, {"max_tokens": _WRITTEN_TOKENS}
     if isinstance(model, Captions):
         pixels = _pictures(model)
-        onnx_files.same_captions(
-            model, building, pixels, eos_id=tokenizer.eos_id, max_tokens=_WRITTEN_TOKENS
-        )
+        if isinstance(model, Steers):
+            onnx_steering.same_captions(model, tokenizer, building, pixels, **asked)
+        else:
+            onnx_files.same_captions(model, building, pixels, eos_id=tokenizer.eos_id, **asked)
         alike = len(pixels)
     return Exported(
         folder=target, format="onnx", layout="onnxruntime", differences=differences,
-        captions_alike=alike,
+        captions_alike=alike, settings=_around(model),
     )  # fmt: skip
 
 
@@ -112,8 +118,9 @@ def _torch(
 ) -> Exported:
     differences = _graphs(model, tokenizer, building, programs.write, programs.check)
     return Exported(
-        folder=target, format="torch", layout="torch.export.load", differences=differences
-    )
+        folder=target, format="torch", layout="torch.export.load", differences=differences,
+        settings=_around(model),
+    )  # fmt: skip
 
 
 def _graphs(
@@ -123,7 +130,27 @@ def _graphs(
     write: Callable[..., Path],
     check: Callable[..., float],
 ) -> dict[str, float]:
+    family: Any = model
+    if isinstance(model, Steers):
+        family.handed_parts["clip"].tokenizer.save(folder / TEXT_TOKENIZER)
     return {graph.name: check(graph, write(graph, folder)) for graph in graphs_of(model, tokenizer)}
+
+
+def _around(model: Any) -> dict[str, Any]:
+    """What MAGIC's search, and a detector's choice of boxes, do with what the graphs say."""
+    family: Any = model
+    if isinstance(model, Steers):
+        return {
+            "cosine_scale": float(family.clip.cosine_scale()),
+            "clip_words": family.config.clip_words,
+            "clip_tokens": family.clip.batch_spec().max_tokens,
+        }
+    if isinstance(model, Detects):
+        return {
+            "proposing": dict(family.proposing), "overlap": family.config.overlap,
+            "detections": family.config.detections, "prompts": list(family.config.prompts),
+        }  # fmt: skip
+    return {}
 
 
 def _pictures(model: Any) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from components.config import ConfigError
 from components.decoding.greedy import greedy, until
-from components.export.graphs import Graph, NotExportable
+from components.export.graph import Graph, NotExportable
 from components.export.parity import Compare, compared
 
 SUFFIX = ".onnx"
@@ -48,6 +48,7 @@ def write(graph: Graph, folder: Path) -> Path:
         Exception
     ) as error:  # what torch raises for a graph it cannot make are classes of many of its modules
         raise NotExportable(f"{graph.name}: {first_line(error)}") from error
+    _forget_paths(program.model)
     program.save(str(path))
     return path
 
@@ -63,7 +64,7 @@ def shapes(graph: Graph) -> tuple[Any, ...]:
 
 def check(graph: Graph, path: Path) -> float:
     """The largest difference between file and model over all probes. Raises NotAlike."""
-    return compared(graph, _run(path))
+    return compared(graph, session(path))
 
 
 def same_captions(
@@ -73,7 +74,7 @@ def same_captions(
 
     Raises NotExportable if they are not, to the last id, what `greedy` writes with the model.
     """
-    prefill, step = (_run(folder / f"{name}{SUFFIX}") for name in ("prefill", "step"))
+    prefill, step = (session(folder / f"{name}{SUFFIX}") for name in ("prefill", "step"))
     logits, *state = prefill((pixels_BCHW,))
     written = [logits.argmax(dim=-1)]
     while len(written) < max_tokens and not bool((torch.stack(written) == eos_id).any(0).all()):
@@ -89,20 +90,28 @@ def same_captions(
     return theirs
 
 
-def _run(path: Path) -> Compare:
+def _forget_paths(model: Any) -> None:
+    """Each node is told which lines of which files it came from: paths of this machine, which others get with the graph."""
+    for part in (model.graph, *model.functions.values()):
+        for node in part.all_nodes():
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+
+
+def session(path: Path) -> Compare:
+    """A file as a function of tensors, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
+    opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in opened.get_inputs()]
 
     def run(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         fed: Mapping[str, Any] = {
             name: value.numpy() for name, value in zip(names, inputs, strict=True)
         }
-        return tuple(torch.from_numpy(each) for each in session.run(None, fed))
+        return tuple(torch.from_numpy(each) for each in opened.run(None, fed))
 
     return run
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from components.export.graphs import Graph
+from components.export.graph import Graph
 
 TOLERANCE = 1e-4
 """Largest difference that is let pass, as a share of the largest number (at least 1) that the model gave."""

@@ -6,8 +6,9 @@ import zipfile
 from pathlib import Path
 
 import torch
+from torch.fx import GraphModule
 
-from components.export.graphs import Graph, NotExportable
+from components.export.graph import Graph, NotExportable
 from components.export.onnx_files import first_line, quiet, shapes
 from components.export.parity import compared
 
@@ -29,9 +30,17 @@ def write(graph: Graph, folder: Path) -> Path:
     ) as error:  # what torch raises for a graph it cannot make are classes of many of its modules
         raise NotExportable(f"{graph.name}: {first_line(error)}") from error
     program.example_inputs = None  # torch would pickle them into the file
+    _forget_paths(program)
     torch.export.save(program, path)
     refuse_pickle(path)
     return path
+
+
+def _forget_paths(program: torch.export.ExportedProgram) -> None:
+    """As of ONNX's: the lines of the files that each node came from."""
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def check(graph: Graph, path: Path) -> float:

@@ -12,7 +12,12 @@ from torch import Tensor
 def leaves(state: Any) -> list[Tensor]:
     """The tensors of a state, in a fixed order; the rest of it (numbers, None) stays in its structure."""
     found: list[Tensor] = []
-    _walk(state, lambda leaf: found.append(leaf) or leaf)
+
+    def keep(leaf: Tensor) -> Tensor:
+        found.append(leaf)
+        return leaf
+
+    _walk(state, keep)
     return found
 
 

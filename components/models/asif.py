@@ -29,8 +29,9 @@ from components.models.anchors import (
     rows_of,
 )
 from components.models.backbones import frozen_vision
+from components.models.nearest import Nearest
 from components.models.parts import NO_PARTS, Part, handed
-from components.models.relative import Relative, largest, unit
+from components.models.relative import Relative, unit
 from components.models.word_vectors import word_vectors
 from components.records import BatchSpec, Row
 
@@ -94,7 +95,6 @@ class AsifConfig(Config):
             anchors=1_600_000,
             k=800,
             centre=False,
-            chunk=65_536,
         )
 
     def fitted(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
@@ -270,20 +270,14 @@ class Asif(nn.Module):
     def _nearest(
         self, query_BD: Tensor, anchors_ND: Tensor, centre_D: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
-        """The k largest similarities of each query and their anchors, by lists that are merged chunk by chunk."""
+        """The k largest similarities of each query and their anchors, chunk by chunk."""
         if not self.config.anchors:
             raise AnchorsRefused("There are no anchors yet; build() takes the pairs of a split.")
-        best_BK = query_BD.new_empty(len(query_BD), 0)
-        index_BK = torch.empty(len(query_BD), 0, dtype=torch.int64, device=query_BD.device)
+        nearest = Nearest(k)
         for start, end in self._chunks():
             near_BC = query_BD @ unit(anchors_ND[start:end] - centre_D).T
-            near_BC = near_BC.clamp(min=0) if self.config.clamp else near_BC
-            there = torch.arange(start, end, device=query_BD.device).expand(len(query_BD), -1)
-            best_BK = torch.cat([best_BK, near_BC], dim=1)
-            index_BK = torch.cat([index_BK, there], dim=1)
-            best_BK, kept_BK = largest(best_BK, min(k, best_BK.shape[1]))
-            index_BK = index_BK.gather(1, kept_BK)
-        return best_BK, index_BK
+            nearest.see(near_BC.clamp_(min=0) if self.config.clamp else near_BC)
+        return nearest.found()
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
         for start in range(0, self.config.anchors, self.config.chunk):

@@ -7,37 +7,26 @@ Besides the letters of `records.py`: M documents, S images of a document, P posi
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from components.abilities import LanguageModel, Shots, Views
-from components.config import Config, ConfigError
-from components.models.backbones import frozen_vision
-from components.models.blocks import KeysValues
+from components.models.flamingo_config import FlamingoConfig
+from components.models.gated import openness
+from components.models.gated_reader import GatedReader, Written
 from components.models.interleave import (
     NO_LABEL,
     Documents,
-    Marks,
+    alike_rows,
     behind_shots,
     interleave,
     padded_left,
     require_room,
 )
-from components.models.parts import NO_PARTS, Part, handed
+from components.models.parts import NO_PARTS, Part
 from components.models.prompts import write_answers
-from components.models.resampler import (
-    Activation,
-    GatedCrossAttention,
-    Resampler,
-    Written,
-    looked_from,
-    looking,
-    openness,
-)
 from components.objectives.language import mean_log_likelihood, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
@@ -45,73 +34,10 @@ if TYPE_CHECKING:
     from components.data.text import Tokenizer
 
 
-@dataclass(frozen=True, kw_only=True)
-class FlamingoConfig(Config):
-    """What joins the two frozen models; the defaults are the tiny preset."""
-
-    image_px: int = 64
-    """Side of the square input image, in pixels; what the tower was trained on."""
-    max_tokens: int = 24
-    """Longest caption, with `<bos>` and `<eos>`."""
-    texts: str = "captions"
-    """Which texts it learns from: a name in `components/data/texts.py`."""
-    flip: bool = False
-    """Train on mirrored images too, with left and right swapped in their captions."""
-    images_per_document: int = 2
-    """Rows of a batch that make one document; 1 trains on pairs alone."""
-    ahead: float = 0.5
-    """Share of documents of several images whose texts stand before their images and see the next one, in [0, 1]."""
-    latents: int = 8
-    """Vectors that the resampler makes of an image."""
-    resampler_layers: int = 2
-    frames: int = 1
-    """Most frames of one image (a video); each has a time embedding."""
-    places: bool = True
-    """A learned vector for each position of the tower's map; the paper leaves places to the tower."""
-    every: int = 1
-    """A gated layer stands before each LM block whose number, from 1, is a multiple of this (the paper's m)."""
-    heads: int = 4
-    """Attention heads of the resampler."""
-    gated_heads: int = 4
-    """Attention heads of the gated layers."""
-    head_width: int = 32
-    """Width of one head, everywhere."""
-    gate_lr_scale: float = 15.0
-    """Learning rate of the gates over that of the rest. While they are shut nothing behind them learns; the paper has 1
-    and half a million steps."""
-    activation: Activation = "relu2"
-    """Between the two layers of a block: the paper's squared ReLU, or open_flamingo's GELU."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ahead <= 1:
-            raise ConfigError(f"ahead={self.ahead} is a share in [0, 1]; the paper has 0.5.")
-        for name in ("images_per_document", "latents", "resampler_layers", "frames", "every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
-
-    @classmethod
-    def small(cls) -> Self:
-        """open_flamingo's sizes, for a CLIP ViT and an LM of some hundred million parameters; every fourth block."""
-        return cls(
-            image_px=224, max_tokens=64, latents=64, resampler_layers=6, every=4, heads=8,
-            gated_heads=8, head_width=64, places=False, gate_lr_scale=1.0, activation="gelu",
-            images_per_document=5,
-        )  # fmt: skip
-
-    @classmethod
-    def paper(cls) -> Self:
-        """Flamingo-3B's: beside Chinchilla 1.4B (24 blocks, width 2048) and NFNet-F6 (map width 1536), every block."""
-        return cls(
-            image_px=320, max_tokens=64, latents=64, resampler_layers=6, frames=8, every=1,
-            heads=16, gated_heads=16, head_width=128, places=False, gate_lr_scale=1.0, images_per_document=5,
-        )  # fmt: skip
-
-
-class Flamingo(nn.Module):
+class Flamingo(GatedReader):
     """Learns to go on with interleaved documents; only the resampler, the gated layers and two tokens change.
 
-    The two tokens are numbers V and V + 1, past the LM's vocabulary: `<image>` and `<|endofchunk|>`. To decoders, the
-    end of a chunk is `<eos>`.
+    To decoders, the end of a chunk is `<eos>`.
     """
 
     Config: ClassVar[type[FlamingoConfig]] = FlamingoConfig
@@ -119,37 +45,6 @@ class Flamingo(nn.Module):
     TOKENIZER: ClassVar[str | None] = "lm"
     TEXT_ONLY_SHOTS: ClassVar[int] = 2
     """Demonstrations without images that stand before a query for which there are none: the paper's "0-shot"."""
-
-    def __init__(self, config: FlamingoConfig, parts: Mapping[str, Part] = NO_PARTS) -> None:
-        """Raises ConfigError for parts that are missing, and for an LM too short or with too few blocks."""
-        super().__init__()
-        self.config = config
-        self.lm: LanguageModel = handed(parts, "lm", LanguageModel, "Flamingo")
-        self.vision = frozen_vision(handed(parts, "vision", nn.Module, "Flamingo"), config.image_px)
-        self.resampler = Resampler(
-            self.vision.map_width, latents=config.latents, layers=config.resampler_layers,
-            frames=config.frames, heads=config.heads, head_width=config.head_width,
-            activation=config.activation, places=self.vision.map_tokens if config.places else 0,
-        )  # fmt: skip
-        self.gated = nn.ModuleList(
-            GatedCrossAttention(
-                self.lm.width, self.vision.map_width, config.gated_heads, config.head_width,
-                config.activation,
-            )
-            for _ in looked_from(self.lm.blocks, config.every)
-        )  # fmt: skip
-        self.rows = nn.Parameter(torch.randn(2, self.lm.width) * 0.02)
-        words = self.lm.vocab_size
-        self.marks = Marks(
-            bos=self.lm.bos_id, eos=self.lm.eos_id, pad=self.lm.pad_id, image=words, chunk=words + 1
-        )
-        require_room(self.lm, config.images_per_document * config.max_tokens + 2)
-
-    def train(self, mode: bool = True) -> Flamingo:
-        """The LM stays in eval mode: what is frozen drops nothing."""
-        super().train(mode)
-        self.lm.eval()
-        return self
 
     def batch_spec(self) -> BatchSpec:
         config = self.config
@@ -224,10 +119,12 @@ class Flamingo(nn.Module):
         prompts: Sequence[Sequence[int]] | None = None,
     ) -> tuple[Written, Tensor, Tensor]:
         """Read `<bos> <image>` and each prompt: (state, logits_BV of the next word, hidden_BTD)."""
-        latents_BRD = self._latents(pixels_BCHW, keys_B)
-        return self._prefill(
-            [self._query(prompts, row) for row in range(len(pixels_BCHW))], latents_BRD[:, None]
-        )
+        latents_BMRD = self._latents(pixels_BCHW, keys_B)[:, None]
+        rows = latents_BMRD.shape[0]  # len() would be a number in a graph too
+        if prompts is None:
+            alike = alike_rows(self._query(None, 0), rows, self.marks, latents_BMRD.device)
+            return self._prefill(alike, latents_BMRD)
+        return self._prefill_texts([self._query(prompts, row) for row in range(rows)], latents_BMRD)
 
     def prefill_shots(
         self,
@@ -241,7 +138,7 @@ class Flamingo(nn.Module):
         # One key for all: what a tower remembers is told apart by pixels, and demonstrations come again.
         stacked = torch.stack([*pixels_BCHW, *shown])
         latents_NRD = self._latents(stacked, torch.zeros(len(stacked), dtype=torch.long))
-        return self._prefill(texts, latents_NRD[rows_MS.clamp(min=0)])
+        return self._prefill_texts(texts, latents_NRD[rows_MS.clamp(min=0)])
 
     def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor]:
         """Append one token to every row: (state, hidden_ND)."""
@@ -323,54 +220,23 @@ class Flamingo(nn.Module):
             ahead=[draw < self.config.ahead for draw in draws],
         )  # fmt: skip
 
-    def _latents(self, pixels_BCHW: Tensor, keys_B: Tensor | None) -> Tensor:
-        map_BPD, _ = self.vision.encode(pixels_BCHW, keys_B)
-        return self.resampler(map_BPD[:, None])
-
-    def _read(
-        self,
-        tokens_MT: Tensor,
-        times_MT: Tensor,
-        latents_MSRD: Tensor,
-        mask_MT: Tensor | None = None,
-    ) -> tuple[Tensor, Any]:
-        """Documents with their images -> (hidden_MTD, the LM's cache)."""
-        media_MND = latents_MSRD.flatten(1, 2)
-        images, each = latents_MSRD.shape[1:3]
-        times_N = torch.arange(1, images + 1, device=times_MT.device).repeat_interleave(each)
-        sees_MTN = times_MT[..., None] == times_N
-        media = tuple(layer.attention.read(media_MND) for layer in self.gated)
-        with self._looking(media, sees_MTN):
-            return self.lm.run(self._embed(tokens_MT), mask_BT=mask_MT)
-
-    def _looking(
-        self, media: Sequence[KeysValues], sees_MTN: Tensor | None = None
-    ) -> AbstractContextManager[None]:
-        return looking(looked_from(self.lm.blocks, self.config.every), self.gated, media, sees_MTN)
-
-    def _prefill(
+    def _prefill_texts(
         self, texts: Sequence[Sequence[int]], latents_MSRD: Tensor
     ) -> tuple[Written, Tensor, Tensor]:
         """`<bos>` and texts, padded on the left so that each row's next word follows the last column."""
-        require_room(self.lm, max(map(len, texts)) + 1)
-        tokens_MT, times_MT, mask_MT = padded_left(texts, self.marks, latents_MSRD.device)
+        return self._prefill(padded_left(texts, self.marks, latents_MSRD.device), latents_MSRD)
+
+    def _prefill(
+        self, prompt: tuple[Tensor, Tensor, Tensor], latents_MSRD: Tensor
+    ) -> tuple[Written, Tensor, Tensor]:
+        """A prompt as `padded_left` has it, and its images."""
+        tokens_MT, times_MT, mask_MT = prompt
+        require_room(self.lm, tokens_MT.shape[1])
         hidden_MTD, past = self._read(tokens_MT, times_MT, latents_MSRD, mask_MT)
-        rows = torch.arange(len(texts), device=tokens_MT.device)
+        rows = torch.arange(tokens_MT.shape[0], device=tokens_MT.device)
         last_MRD = latents_MSRD[rows, times_MT[:, -1] - 1]
         media = tuple(layer.attention.read(last_MRD) for layer in self.gated)
         return Written(past, media), self.logits(hidden_MTD[:, -1]), hidden_MTD * mask_MT[..., None]
 
     def _query(self, prompts: Sequence[Sequence[int]] | None, row: int) -> list[int]:
         return [self.marks.image, *(prompts[row] if prompts else ())]
-
-    def _embed(self, tokens_MT: Tensor) -> Tensor:
-        """The LM's words, and our two tokens in their places."""
-        ours_MT = tokens_MT - self.lm.vocab_size
-        words_MTD = self.lm.embed(tokens_MT.clamp(max=self.lm.vocab_size - 1))
-        rows_MTD = self.rows[ours_MT.clamp(min=0)].to(words_MTD.dtype)
-        return torch.where((ours_MT >= 0)[..., None], rows_MTD, words_MTD)
-
-    def _all_logits(self, hidden_MTD: Tensor) -> Tensor:
-        """(…, V + 2): the LM's own, then those of `<image>` and `<|endofchunk|>`."""
-        words_MTV = self.lm.logits(hidden_MTD)
-        return torch.cat([words_MTV, nn.functional.linear(hidden_MTD, self.rows)], dim=-1)

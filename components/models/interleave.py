@@ -149,6 +149,15 @@ def padded_left(
     return tokens_MT, (tokens_MT == marks.image).cumsum(dim=1), mask_MT
 
 
+def alike_rows(
+    text: Sequence[int], rows: int, marks: Marks, device: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `padded_left`, of the same text in every row: nothing to pad, and the number of rows may be a graph's."""
+    one = padded_left([text], marks, device)
+    tokens_MT, times_MT, mask_MT = (each.expand(rows, -1) for each in one)
+    return tokens_MT, times_MT, mask_MT
+
+
 def _document(
     texts: Sequence[tuple[list[int], int]], marks: Marks, ahead: bool
 ) -> list[tuple[int, int, int]]:

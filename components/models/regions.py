@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from components.models.backbones import VisionShape, VisionSlot, build_vision, frozen_vision
 from components.models.blocks import PostNormBlock
 from components.models.parts import Part, handed
+from components.objectives.workers import averaged
 
 
 def region_slot(
@@ -27,7 +28,8 @@ def region_slot(
 class Standardised(nn.Module):
     """Every channel of the regions at mean 0 and deviation 1, by what the first batches of training showed.
 
-    The statistics are buffers: a checkpoint holds them, and a training that is resumed goes on with the same.
+    The statistics are buffers: a checkpoint holds them, and a training that is resumed goes on with the same. They are
+    those of the whole batch, over all workers: what a model reads must not depend on which of them read it.
     """
 
     def __init__(self, width: int, batches: int) -> None:
@@ -63,8 +65,9 @@ class Standardised(nn.Module):
     def _look(self, regions_ND: Tensor) -> None:
         self.seen += 1
         share = 1 / self.seen
-        self.mean += (regions_ND.mean(0) - self.mean) * share
-        self.square += (regions_ND.square().mean(0) - self.square) * share
+        mean_D, square_D = averaged(torch.stack([regions_ND.mean(0), regions_ND.square().mean(0)]))
+        self.mean += (mean_D - self.mean) * share
+        self.square += (square_D - self.square) * share
 
 
 class RegionEncoder(nn.Module):

@@ -1,22 +1,16 @@
-"""What joins frozen vision to a frozen language model in Flamingo (Alayrac et al. 2022, arXiv:2204.14198).
+"""Flamingo's Perceiver resampler: R vectors of any number of frames and positions (Alayrac et al. 2022, arXiv:2204.14198).
 
-The Perceiver resampler makes R vectors of any number of frames and positions; gated cross-attention layers let text read
-them. None of the matrices has a bias. Here besides the letters of `records.py`: F frames, P positions of a map, R
-latents, S images of a document.
+None of the matrices has a bias. Here besides the letters of `records.py`: F frames, P positions of a map, R latents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.config import ConfigError
 from components.models.blocks import KeysValues, merge_heads, split_heads
 
 Activation = Literal["relu2", "gelu"]
@@ -140,93 +134,7 @@ class Resampler(nn.Module):
         if self.places is not None:
             map_BFPD = map_BFPD + self.places
         image_BND = (map_BFPD + self.times[:frames, None]).flatten(1, 2)
-        latents_BRD = self.latents.expand(len(image_BND), -1, -1)
+        latents_BRD = self.latents.expand(image_BND.shape[0], -1, -1)
         for layer in self.layers:
             latents_BRD = layer(latents_BRD, image_BND)
         return self.norm_after(latents_BRD)
-
-
-class GatedCrossAttention(nn.Module):
-    """The paper's GATED XATTN-DENSE: both branches behind the tanh of a scalar that starts at 0.
-
-    So before the first step the language model is bit for bit what it was.
-    """
-
-    def __init__(
-        self, width: int, media_width: int, heads: int, head_width: int, activation: Activation
-    ) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.attention = MediaAttention(width, media_width, heads, head_width)
-        self.layers = two_layers(width, activation)
-        self.attention_gate = nn.Parameter(torch.zeros(()))
-        self.layers_gate = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x_BTD: Tensor, media: KeysValues, sees_BTN: Tensor | None) -> Tensor:
-        seen = self.attention(self.norm(x_BTD), media, sees_BTN)
-        x_BTD = x_BTD + self.attention_gate.tanh() * seen
-        return x_BTD + self.layers_gate.tanh() * self.layers(x_BTD)
-
-
-def looked_from(blocks: Sequence[nn.Module], every: int) -> list[nn.Module]:
-    """The blocks of a language model that a gated layer stands before: each whose number, from 1, is a multiple.
-
-    Raises ConfigError where there is none.
-    """
-    chosen = list(blocks)[every - 1 :: every]
-    if not chosen:
-        raise ConfigError(
-            f"every={every} leaves no gated layer in a language model of {len(blocks)} blocks; at most {len(blocks)} "
-            "works."
-        )
-    return chosen
-
-
-def openness(gated: Iterable[nn.Module]) -> Tensor:
-    """Mean of |tanh| of all gates of gated layers: 0 as long as the language model is alone."""
-    gates = [value for layer in gated for value in (layer.attention_gate, layer.layers_gate)]
-    return torch.stack(gates).tanh().abs().mean()
-
-
-@dataclass(frozen=True)
-class Written:
-    """The text so far in the LM's cache, and the image it is about as each gated layer's keys and values.
-
-    What is written after the prompt holds no `<image>`, so it all looks at the prompt's last one.
-    """
-
-    past: Any
-    media: tuple[KeysValues, ...]
-
-    def repeat(self, times: int) -> Written:
-        """Each row `times` times, side by side."""
-        rows = torch.arange(len(self.media[0].keys), device=self.media[0].keys.device)
-        return self.reorder(rows.repeat_interleave(times))
-
-    def reorder(self, index_N: Tensor) -> Written:
-        """Row i becomes what row index_N[i] was."""
-        media = tuple(image.select(index_N) for image in self.media)
-        return Written(self.past.reorder(index_N), media)
-
-
-@contextmanager
-def looking(
-    blocks: Sequence[nn.Module],
-    layers: Iterable[nn.Module],
-    media: Sequence[KeysValues],
-    sees_BTN: Tensor | None,
-) -> Iterator[None]:
-    """Each block with a gated layer before it; outside of this the blocks are nobody's but their model's."""
-
-    def before(layer: nn.Module, images: KeysValues) -> Callable[..., tuple[Any, ...]]:
-        return lambda block, inputs: (layer(inputs[0], images, sees_BTN), *inputs[1:])
-
-    handles = [
-        block.register_forward_pre_hook(before(layer, images))
-        for block, layer, images in zip(blocks, layers, media, strict=True)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -19,7 +19,7 @@ from components.models.detection.distilled import Distilled
 from components.models.detection.finder import Finder, Found
 from components.models.detection.judging import Regions, detections
 from components.models.detection.names import ClassNames
-from components.models.detection.pyramid import build_backbone
+from components.models.detection.pyramid import Maps, build_backbone
 from components.models.detection.regions import RegionBranch
 from components.models.detection.roi_align import roi_align_pyramid
 from components.models.detection.targets import BOX_CODEC, boxes_of, targets
@@ -51,7 +51,7 @@ class Vild(nn.Module):
         self.clip = handed(parts, "clip", Embeds, "ViLD")
         crop_px: int = self.clip.batch_spec().image_px
         embed = embed_width(self.clip, crop_px)
-        self._proposing = {
+        self.proposing: dict[str, Any] = {
             "candidates": config.candidates, "proposals": config.proposals, "threshold": 0.7,
         }  # fmt: skip
         self.finder = Finder(
@@ -66,7 +66,7 @@ class Vild(nn.Module):
         nn.init.zeros_(self.refine.bias)
         self.background = nn.Parameter(torch.randn(embed) * 0.01)
         self.distilled = Distilled(
-            self.finder, count=config.distilled, proposing=self._proposing, crop_px=crop_px,
+            self.finder, count=config.distilled, proposing=self.proposing, crop_px=crop_px,
             scales=config.crop_scales, fill=config.crop_fill,
         )  # fmt: skip
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -120,8 +120,12 @@ class Vild(nn.Module):
         """As `loss`."""
         named = {name: part for name, part in views.items() if name.startswith(_PART)}
         parts = {name.removeprefix(_PART): part for name, part in named.items()}
-        # Zero times what is not learnt now: several workers wait for a gradient of every parameter.
-        learnt = [param for param in self.parameters() if param.requires_grad]
+        # Zero times what is not learnt now: several workers wait for a gradient of every parameter. The backbone always
+        # learns, and is read nowhere but in its own forward: there alone it is whole where each worker holds a slice.
+        backbone = set(self.finder.backbone.parameters())
+        learnt = [
+            param for param in self.parameters() if param.requires_grad and param not in backbone
+        ]
         silent = 0.0 * torch.stack([param.sum() for param in learnt]).sum()
         weights = {"image": self.config.image_weight}
         total = sum((weights.get(name, 1.0) * part for name, part in parts.items()), start=silent)
@@ -164,24 +168,27 @@ class Vild(nn.Module):
     ) -> list[Detections]:
         regions = self.embed_regions(pixels_BCHW)
         text_CD = self.embed_names(class_tokens_CT, class_lengths_C)
-        return self._best(regions, self._by_text(regions, text_CD))
+        return self._best(regions, self._by_text(regions.text_BPD, text_CD))
 
     @torch.no_grad()
     def embed_regions(self, pixels_BCHW: Tensor) -> Regions:
         """Proposals of each image, refined, with their embeddings; no class is needed."""
-        config = self.config
         found = self.finder(pixels_BCHW)
-        proposals = self.finder.propose(found, **self._proposing)
-        flat = self._read(found, proposals.boxes_BP4).flatten(0, 1)
-        shape = proposals.boxes_BP4.shape[:2]
+        proposals = self.finder.propose(found, **self.proposing)
+        boxes_BP4, text_BPD, image_BPD = self.embed_boxes(found.maps, proposals.boxes_BP4)
+        return Regions(
+            boxes_BP4=boxes_BP4, text_BPD=text_BPD, image_BPD=image_BPD, proposals=proposals
+        )
+
+    def embed_boxes(self, maps: Maps, boxes_BP4: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes in pixels, refined, and what each branch embeds of them: boxes_BP4, text_BPD, image_BPD."""
+        flat, shape = self._read(maps, boxes_BP4).flatten(0, 1), boxes_BP4.shape[:2]
         hidden = self.branch.hidden(flat)
         text_BPD = self.branch.embed(hidden).unflatten(0, shape)
         image_BPD = self.image_branch(flat).unflatten(0, shape) if self.image_branch else text_BPD
         offsets_BP4 = self.refine(hidden).unflatten(0, shape)
-        boxes_BP4 = clip(decode(offsets_BP4, proposals.boxes_BP4, BOX_CODEC), config.image_px)
-        return Regions(
-            boxes_BP4=boxes_BP4, text_BPD=text_BPD, image_BPD=image_BPD, proposals=proposals
-        )
+        refined_BP4 = clip(decode(offsets_BP4, boxes_BP4, BOX_CODEC), self.config.image_px)
+        return refined_BP4, text_BPD, image_BPD
 
     def embed_names(self, class_tokens_CT: Tensor, class_lengths_C: Tensor) -> Tensor:
         """The classifier, (C, D): the teacher's embeddings of the classes in their prompts, frozen and remembered."""
@@ -189,27 +196,37 @@ class Vild(nn.Module):
 
     def scores(self, regions: Regions, text_CD: Tensor, base_C: Tensor) -> Tensor:
         """(B, P, C) in [0, 1]: probability of each class, the background counted and then left out."""
+        objectness_BP = regions.proposals.scores_BP
+        return self.judge(regions.text_BPD, regions.image_BPD, objectness_BP, text_CD, base_C)
+
+    def judge(
+        self,
+        text_BPD: Tensor,
+        image_BPD: Tensor,
+        objectness_BP: Tensor,
+        text_CD: Tensor,
+        base_C: Tensor,
+    ) -> Tensor:
+        """As `scores`, of what was embedded and how likely each box holds an object, in [0, 1]."""
         learns = self.config.learns
         if learns in ("text", "vild"):
-            return self._by_text(regions, text_CD)
-        image_BPC = (self.config.image_scale * regions.image_BPD @ text_CD.T).softmax(dim=-1)
+            return self._by_text(text_BPD, text_CD)
+        image_BPC = (self.config.image_scale * image_BPD @ text_CD.T).softmax(dim=-1)
         if learns == "image":
             # This branch knows no background; whether there is an object at all is the proposal network's to say.
-            return (image_BPC * regions.proposals.scores_BP.unsqueeze(-1)).sqrt()
-        text_BPC = self._by_text(regions, text_CD)
-        return detection.ensemble(text_BPC, image_BPC, base_C, self.config.ensemble_weight)
+            return (image_BPC * objectness_BP.unsqueeze(-1)).sqrt()
+        by_text_BPC = self._by_text(text_BPD, text_CD)
+        return detection.ensemble(by_text_BPC, image_BPC, base_C, self.config.ensemble_weight)
 
-    def _by_text(self, regions: Regions, text_CD: Tensor) -> Tensor:
-        logits = detection.text_logits(
-            regions.text_BPD, text_CD, self.background, self.config.scale
-        )
+    def _by_text(self, text_BPD: Tensor, text_CD: Tensor) -> Tensor:
+        logits = detection.text_logits(text_BPD, text_CD, self.background, self.config.scale)
         return logits.softmax(dim=-1)[..., 1:]
 
     def _region_losses(
         self, found: Found, boxes: Boxes
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What is seen in the sampled regions, and the losses of their boxes and names."""
-        proposals = self.finder.propose(found, **self._proposing)
+        proposals = self.finder.propose(found, **self.proposing)
         at = targets(proposals, boxes, self.config.regions)
         logits_NC, hidden_ND = self._name(found, at.boxes_BR4, at.real_BR, boxes)
         shown = {
@@ -228,7 +245,7 @@ class Vild(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Scores of background and base classes for each real region, (N, 1 + C), and what the box head reads."""
         # Padding is left out before the head, whose batch norm would count it.
-        hidden_ND = self.branch.hidden(self._read(found, boxes_BR4)[real_BR])
+        hidden_ND = self.branch.hidden(self._read(found.maps, boxes_BR4)[real_BR])
         # All names base: no other is in the batch, so none has to be masked.
         text_CD = self.embed_names(boxes.class_tokens_CT, boxes.class_lengths_C)
         region_ND = self.branch.embed(hidden_ND)
@@ -246,16 +263,16 @@ class Vild(nn.Module):
         # As above; and a batch norm knows no deviation of one row.
         if int(real_BM.sum()) < 2:
             return nothing
-        region_ND = (self.image_branch or self.branch)(self._read(found, boxes_BM4)[real_BM])
+        region_ND = (self.image_branch or self.branch)(self._read(found.maps, boxes_BM4)[real_BM])
         return detection.image_loss(region_ND, teacher_BMD[real_BM], real_BM[real_BM])
 
     def _best(self, regions: Regions, scores_BPC: Tensor) -> list[Detections]:
         config = self.config
         return detections(regions, scores_BPC, overlap=config.overlap, most=config.detections)
 
-    def _read(self, found: Found, boxes_BR4: Tensor) -> Tensor:
+    def _read(self, maps: Maps, boxes_BR4: Tensor) -> Tensor:
         config = self.config
-        return roi_align_pyramid(found.maps, boxes_BR4, bins=config.bins, samples=config.samples)
+        return roi_align_pyramid(maps, boxes_BR4, bins=config.bins, samples=config.samples)
 
     def _branch(self, embed: int) -> RegionBranch:
         config = self.config

@@ -1,4 +1,4 @@
-"""What contrastive losses exchange over torch.distributed; alone, everything here is the identity.
+"""What losses and statistics exchange over torch.distributed; alone, everything here is the identity.
 
 torch 2.13 renamed the two collectives that work on one tensor; its older names still serve 2.10.
 """
@@ -42,6 +42,15 @@ def in_one_message(rows_BD: Tensor, groups_B: Tensor | None) -> tuple[Tensor, Te
     return every_ND[:, :width].contiguous(), every_ND[:, width:].contiguous().view(torch.int64)[
         :, 0
     ]
+
+
+def averaged(value: Tensor) -> Tensor:
+    """The mean over workers of what each has, without a gradient."""
+    if workers() == 1:
+        return value.detach()
+    mean = value.detach().clone()
+    dist.all_reduce(mean)
+    return mean.div_(workers())
 
 
 def summed(every_ND: Tensor) -> Tensor:

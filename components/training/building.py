@@ -23,9 +23,10 @@ def build(name: str, config: Config, parts: Mapping[str, Part] | None = None) ->
     """
     family = MODELS[name]
     kept = {slot: part for slot, part in (parts or {}).items() if slot in slots(family)}
-    model: nn.Module = family(config, kept) if slots(family) else family(config)
+    model: Any = family(config, kept) if slots(family) else family(config)
     model.handed_parts = kept
-    return model
+    built: nn.Module = model
+    return built
 
 
 def slots(family: type) -> Mapping[str, type]:

@@ -48,7 +48,7 @@ class Distilled(nn.Module):
         Raises ConfigError where student or teacher lacks what a term compares, or they read with other tokenizers.
         """
         super().__init__()
-        self.student = student
+        self.student: Any = student
         self._plan = plan
         self._terms = {name: TERMS[name] for name in plan.compared}
         # Not registered: it is neither trained nor saved nor sent to other workers.

@@ -203,10 +203,10 @@ class TrainingPlan:
             )
 
     def _check_slices(self) -> None:
-        if self.parallel == "fsdp" and (self.optimiser == "lamb" or self.precision == "fp16"):
+        if self.parallel == "fsdp" and self.precision == "fp16":
             raise ConfigError(
-                f"parallel=fsdp with optimiser={self.optimiser} and precision={self.precision} cannot work: LAMB's "
-                "layer norms and fp16's scale would be of a slice; adamw or sgd with fp32 or bf16 does, or ddp."
+                "parallel=fsdp with precision=fp16 cannot work: torch's scaler takes slices and whole tensors only apart; "
+                "fp32 or bf16 does, or parallel=ddp."
             )
 
     def _check_elastic(self) -> None:

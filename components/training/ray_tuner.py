@@ -15,11 +15,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from components.config import ConfigError
+from components.training.cluster.beside import beside
 from components.training.cluster.local import local_ray
+from components.training.cluster.stopping import ask_to_stop, forget_stop, is_asked_to_stop
 from components.training.cluster.surroundings import environment, kept_signals
 from components.training.folder import held
 from components.training.sweeps import trials
@@ -69,6 +72,7 @@ def _run(sweep: Sweep, objective: Objective, on_trial: OnTrial) -> None:
     left = sweep.search.trials - sum(trial.settled for trial in known)
     if left < 1:
         return
+    forget_stop(sweep.folder)
     storage = sweep.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # what a killed sweep left of Tune's memory
     plan = sweep.job.plan
@@ -76,7 +80,7 @@ def _run(sweep: Sweep, objective: Objective, on_trial: OnTrial) -> None:
         functools.partial(_work, saved=sweep.to_dict(), objective=objective),
         {"cpu": plan.cpus_per_worker, "gpu": plan.gpus_per_worker},
     )
-    ray_tune.Tuner(
+    tuner = ray_tune.Tuner(
         trainable,
         tune_config=ray_tune.TuneConfig(
             num_samples=left,
@@ -89,10 +93,26 @@ def _run(sweep: Sweep, objective: Objective, on_trial: OnTrial) -> None:
             storage_path=str(storage),
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
             callbacks=[_watcher(sweep, on_trial)],
+            stop=_ending(sweep.folder),
             verbose=0,
         ),
-    ).fit()
+    )
+    beside(tuner.fit, ask_to_end=functools.partial(ask_to_stop, sweep.folder))
     shutil.rmtree(storage, ignore_errors=True)
+
+
+def _ending(folder: Path) -> Any:
+    """Ends all trials once the sweep is asked to stop. Tune pickles it."""
+    from ray.tune import Stopper
+
+    class Ending(Stopper):
+        def __call__(self, trial_id: str, result: Any) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return is_asked_to_stop(folder)
+
+    return Ending()
 
 
 def _work(settings: Mapping[str, Any], *, saved: Mapping[str, Any], objective: Objective) -> None:
@@ -122,7 +142,9 @@ def _chooser(sweep: Sweep, known: list[Trial]) -> Any:
     for trial in known:
         if trial.settled and (trial.value is not None or trial.state == "failed"):
             chooser.add_evaluated_point(
-                dict(trial.settings), trial.value, error=trial.state == "failed"
+                dict(trial.settings),
+                trial.value,  # type: ignore[arg-type]  # None of a failed one, as Optuna wants it and Ray hands it on
+                error=trial.state == "failed",
             )
     return ConcurrencyLimiter(chooser, max_concurrent=search.at_once)
 
@@ -132,8 +154,8 @@ def _distributions(sweep: Sweep) -> dict[str, Any]:
 
     logging.set_verbosity(logging.WARNING)
     made: dict[str, Callable[..., Any]] = {
-        "log": lambda *ends: distributions.FloatDistribution(*map(float, ends), log=True),
-        "uniform": lambda *ends: distributions.FloatDistribution(*map(float, ends)),
+        "log": lambda low, high: distributions.FloatDistribution(float(low), float(high), log=True),
+        "uniform": lambda low, high: distributions.FloatDistribution(float(low), float(high)),
         "int": distributions.IntDistribution,
         "choice": lambda *choices: distributions.CategoricalDistribution(choices),
     }
@@ -157,12 +179,13 @@ def _stopper(sweep: Sweep, known: list[Trial]) -> Any:
         grace_period=min(longest, sweep.job.plan.checkpoint_every),
         reduction_factor=KEPT_SHARE,
     )
+    nobody: Any = None  # the controller, which ASHA asks nothing
     for trial in known:
         if trial.settled:
             stand_in: Any = SimpleNamespace(trial_id=trial.key)
-            stopper.on_trial_add(None, stand_in)
+            stopper.on_trial_add(nobody, stand_in)
             for step, value in trial.values:
-                stopper.on_trial_result(None, stand_in, {_STEP: step, _VALUE: value})
+                stopper.on_trial_result(nobody, stand_in, {_STEP: step, _VALUE: value})
     return stopper
 
 
@@ -171,6 +194,8 @@ def _watcher(sweep: Sweep, on_trial: OnTrial) -> Any:
     from ray.tune import Callback
 
     def settle(settings: Mapping[str, Any], state: trials.State, reason: str = "") -> None:
+        if is_asked_to_stop(sweep.folder):
+            return  # it was cut off, and goes on with the sweep
         trial = sweep.trial(settings)
         if not trial.settled:
             trial = replace(trial, state=state, reason=reason)
@@ -214,6 +239,7 @@ def _quiet() -> Iterator[None]:
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # its own goes on to the end of a step
+        "RAY_ENABLE_AUTO_CONNECT": "0",  # cut off, it would start another Ray to tell it so
     }
     logger = logging.getLogger("ray.tune")
     level = logger.level

@@ -97,7 +97,9 @@ class _averaged:
         self._swap()
 
     def _swap(self) -> None:
-        for name, live in self._ema.live.items() if self._ema else ():
+        if self._ema is None:
+            return
+        for name, live in self._ema.live.items():
             average = self._ema.values[name]
             kept = live.detach().clone()
             live.copy_(average)

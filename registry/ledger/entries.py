@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -65,33 +65,18 @@ class VersionEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerdictEntry:
-    """What the gate said of a run's checkpoint, with the reasons as they were given."""
+class VerdictEntry(Verdict):
+    """What the gate said of a run's checkpoint, as it was given, and whose it is."""
 
     id: int
     key: str
     run_key: str
-    passed: bool
-    reasons: tuple[Reason, ...]
-    rules_digest: str
-    candidate_digest: str
-    champion_digest: str | None
-    shards_digest: str
-    split: str
     recorded_at: datetime
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict as the gate gave it."""
-        return Verdict(
-            passed=self.passed,
-            reasons=self.reasons,
-            rules_digest=self.rules_digest,
-            candidate_digest=self.candidate_digest,
-            champion_digest=self.champion_digest,
-            shards_digest=self.shards_digest,
-            split=self.split,
-        )
+        """The verdict alone."""
+        return Verdict(**{each.name: getattr(self, each.name) for each in fields(Verdict)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,10 @@
-"""Captions from one GPT-2 beside transformers.generate and the published searches; identical captions are checked first."""
+"""Captions from one GPT-2 beside transformers.generate and the published searches.
+
+    python tests/benchmarks/captioning.py [--rounds 3]
+
+Identical captions are checked first. Prints for greedy, beam, contrastive search and MAGIC the captions per CPU second of
+either side, ours over the peer with the lowest and highest of the rounds, and the aim.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +20,7 @@ import torch
 from clip_peers import CONFIG
 from prefix_writer import GPT2, PrefixWriter, prefixes
 from torch import Tensor
-from turns import aim, in_turns, ratio, settle, table
+from turns import compare, settle
 
 from components.decoding.beam import beam
 from components.decoding.contrastive import contrastive
@@ -41,7 +47,7 @@ def main() -> None:
                 writer, prefixes(rows, GPT2.width), eos_id=-1, max_tokens=WORDS
             ),
         }
-        compare(f"greedy, {rows} at once", sides, rows, given.rounds, 0.95)
+        checked(f"greedy, {rows} at once", sides, rows, given.rounds, 0.95)
     for rows in (1, 4):
         sides = {
             "transformers.generate": lambda rows=rows: generate(
@@ -51,7 +57,7 @@ def main() -> None:
                 writer, prefixes(rows, GPT2.width), eos_id=-1, max_tokens=WORDS
             ),
         }
-        compare(f"beam 5, {rows} at once", sides, rows, given.rounds, 1.1)
+        checked(f"beam 5, {rows} at once", sides, rows, given.rounds, 1.1)
     searches(writer, given.rounds)
 
 
@@ -64,7 +70,7 @@ def searches(writer: PrefixWriter, rounds: int) -> None:
         ),
         "ours": lambda: contrastive(writer, inputs, eos_id=-1, max_tokens=WORDS, alpha=0.6),
     }
-    compare("contrastive k=5, 8 at once", sides, 8, rounds, 1.5)
+    checked("contrastive k=5, 8 at once", sides, 8, rounds, 1.5)
     clip = _Judge()
     few = inputs[:2]
 
@@ -81,20 +87,18 @@ def searches(writer: PrefixWriter, rounds: int) -> None:
         clip.begin(len(few))
         return magic(writer, few, eos_id=-1, max_tokens=10, scorer=clip.steer, watch=clip.follow)
 
-    compare("MAGIC k=45, 10 tokens, 2 images", {"published": published, "ours": ours}, 2, 1, 2.5)
+    checked("MAGIC k=45, 10 tokens, 2 images", {"published": published, "ours": ours}, 2, 1, 2.5)
 
 
-def compare(
+def checked(
     what: str, sides: dict[str, Callable[[], Texts]], rows: int, rounds: int, wanted: float
 ) -> None:
     """One search: equal captions, then turn about."""
     theirs, ours = (run() for run in sides.values())
     assert theirs == ours, (what, theirs, ours)
-    print(f"\n{what}: {rows} identical captions")
-    found = in_turns(sides, rounds)
-    table(found, unit="captions/s", per_s=rows)
-    peer, mine = found.values()
-    aim(what, ratio(peer, mine)[0], wanted)
+    compare(
+        f"{what}: {rows} identical captions", sides, rounds, wanted, unit="captions/s", per_s=rows
+    )
 
 
 def generate(writer: PrefixWriter, rows: int, **how: float) -> Texts:

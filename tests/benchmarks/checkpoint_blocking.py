@@ -1,6 +1,9 @@
 """How long a step waits for a checkpoint: all of it, as before, or the copy into host memory alone.
 
-`python tests/benchmarks/checkpoint_blocking.py [FOLDER]` writes under FOLDER (a disk, not a memory file system); a minute.
+    python tests/benchmarks/checkpoint_blocking.py [FOLDER]
+
+Writes under FOLDER (a disk, not a memory file system) for a minute. Prints the median wait of either kind in ms, and the
+first, which is the longest: it takes the host's memory.
 """
 
 from __future__ import annotations
@@ -9,10 +12,15 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import torch
+from turns import in_turns
 
 from components.training.checkpoints import checkpoint
 from components.training.checkpoints.saver import Saver
@@ -33,16 +41,20 @@ def main(folder: Path) -> None:
     """Turn about, so that both meet the same disk."""
     torch.set_num_threads(1)
     tensors = {f"t{number}": torch.randn(SIDE, SIDE) for number in range(TENSORS)}
-    blocked: dict[str, list[float]] = {"whole": [], "copy": []}
-    saver = Saver(folder, lambda made: checkpoint.sweep(folder, 1))
-    for step in range(1, 2 * ROUNDS, 2):
+    saver, steps = Saver(folder, lambda made: checkpoint.sweep(folder, 1)), count(1)
+
+    def waited_s(save: Callable[[], object]) -> float:
         began_s = time.perf_counter()
-        checkpoint.put(folder, taken(tensors, step, None))
-        blocked["whole"].append(time.perf_counter() - began_s)
-        began_s = time.perf_counter()
-        saver.save(partial(taken, tensors, step + 1))
-        blocked["copy"].append(time.perf_counter() - began_s)
+        save()
+        took_s = time.perf_counter() - began_s
         saver.settle()
+        return took_s
+
+    sides = {
+        "whole": lambda: checkpoint.put(folder, taken(tensors, next(steps), None)),
+        "copy": lambda: saver.save(partial(taken, tensors, next(steps))),
+    }
+    blocked = in_turns(sides, ROUNDS, waited_s, unseen=0)
     size_mb = sum(value.nbytes for value in tensors.values()) / 1e6
     print(f"{size_mb:.0f} MB; median of {ROUNDS} in ms, and the first")
     for name, seconds in blocked.items():

@@ -1,4 +1,10 @@
-"""A CLIP training step beside open_clip's and transformers' from equal weights; equal losses are checked first."""
+"""A CLIP training step beside open_clip's and transformers', from equal weights.
+
+    python tests/benchmarks/clip_step.py [--rows 64] [--rounds 3]
+
+Equal losses are checked first. Prints in fp32 and in bf16 the samples per CPU second of each side, each over open_clip's
+with the lowest and highest of the rounds, the memory of a step, and the aims. Needs open_clip, which `make bench` installs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import open_clip_peer
 import torch
 from clip_peers import CONFIG, sides
-from turns import aim, in_turns, matmul_gflops, peak_mb, ratio, settle, table
+from turns import aim, in_turns, matmul_gflops, memory, ratio, settle, table
 
 from components.models.clip import Clip, ClipConfig
 
@@ -46,8 +52,7 @@ def measure(rows: int, rounds: int, bf16: bool) -> None:
     steps = {name: each.steps() for name, each in made.items()}
     found = in_turns(steps, rounds)
     table(found, unit="samples/s", per_s=rows)
-    memory = {name: peak_mb(step) for name, step in steps.items()}
-    print("  memory of a step: " + ", ".join(f"{name} {mb:.0f} MB" for name, mb in memory.items()))
+    memory("memory of a step", steps)
     faster = {name: ratio(found["open_clip"], seconds)[0] for name, seconds in found.items()}
     aim("ours over open_clip", faster["ours"], 1.3 if bf16 else 1.5)
     aim("ours, text not cut, over open_clip", faster["ours, text not cut"], 1.05)

@@ -3,8 +3,9 @@
     python tests/benchmarks/gpu.py            on a GPU, in less than 8 minutes
     python tests/benchmarks/gpu.py --tiny     anywhere, in seconds: that it runs, not how fast
 
-Seconds are of the wall, between synchronisations; sides turn about. MFU is of the products that a side really computes,
-against the bf16 matmul measured at the start.
+Prints samples/s, MFU and peak memory of a training step of each side, ms of the contrastive loss, captions/s, and each over
+transformers'. Seconds are of the wall, between synchronisations; sides turn about. MFU is of the products that a side really
+computes, against the bf16 matmul measured at the start.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from clip_peers import batch_of, normalised, transformers_clip, uncut
+from clip_peers import Stepper, batch_of, normalised, transformers_clip, uncut
 from clip_step import flops, whole_flops
 from prefix_writer import GPT2, PrefixWriter, prefixes
 from torch import Tensor
 from torch.nn import functional as F
+from turns import in_turns, ratio
 
 from components.decoding.beam import beam
 from components.decoding.greedy import greedy
@@ -77,42 +80,34 @@ def train(config: ClipConfig, rows: int, device: str, peak: float, tiny: bool) -
         found = model(input_ids=batch.tokens_BT, pixel_values=pixels, return_loss=True)
         return found.loss
 
-    made: dict[str, tuple[Callable[[], Tensor], Any, float]] = {
-        "transformers": (lambda: theirs(hub), hub, whole_flops(config)),
-        "ours, text not cut": (lambda: whole.loss(uncut(batch)).total, whole, flops(config)),
-        "ours": (lambda: ours.loss(batch).total, ours, flops(replace(config, max_tokens=17))),
+    made = {
+        "transformers": Stepper(hub, lambda: theirs(hub), bf16=True),
+        "ours, text not cut": Stepper(whole, lambda: whole.loss(uncut(batch)).total, bf16=True),
+        "ours": Stepper(ours, lambda: ours.loss(batch).total, bf16=True),
+    }
+    work = {
+        "transformers": whole_flops(config),
+        "ours, text not cut": flops(config),
+        "ours": flops(replace(config, max_tokens=17)),
     }
     if not tiny:
         other = transformers_clip(ours).to(device)
         compiled = torch.compile(other)
-        made["transformers, compiled"] = (lambda: theirs(compiled), other, whole_flops(config))
+        made["transformers, compiled"] = Stepper(other, lambda: theirs(compiled), bf16=True)
+        work["transformers, compiled"] = whole_flops(config)
     with torch.autocast(device, dtype=torch.bfloat16):
-        losses = {side: each().item() for side, (each, *_) in made.items()}
+        losses = {side: each.loss().item() for side, each in made.items()}
     print("  losses " + ", ".join(f"{side} {value:.4f}" for side, value in losses.items()))
     assert max(losses.values()) - min(losses.values()) < 0.05, losses
-    steps = {side: step(each, model, device) for side, (each, model, _) in made.items()}
-    found = in_turns(steps, device, rounds=2 if tiny else 10)
+    steps = {side: each.steps() for side, each in made.items()}
+    found = timed(steps, device, rounds=2 if tiny else 10)
     for side, seconds in found.items():
         rate = rows / statistics.median(seconds)
-        mfu = rate * made[side][2] / peak
+        mfu = rate * work[side] / peak
         print(
             f"  {side:28}{rate:10.1f} samples/s  MFU {mfu:6.1%}  peak {peak_mb(steps[side], device)}"
         )
     over(found, "transformers")
-
-
-def step(loss_of: Callable[[], Tensor], model: Any, device: str) -> Callable[[], None]:
-    """One training step of a side."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-
-    def run() -> None:
-        optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            value = loss_of()
-        value.backward()
-        optimiser.step()
-
-    return run
 
 
 def loss(rows: int, width: int, device: str, peak: float) -> None:
@@ -124,7 +119,7 @@ def loss(rows: int, width: int, device: str, peak: float) -> None:
         leaves = [each.clone().requires_grad_() for each in (image, text)]
         info_nce(*leaves, 50.0).backward()
 
-    seconds = statistics.median(in_turns({"ours": run}, device, rounds=3)["ours"])
+    seconds = statistics.median(timed({"ours": run}, device, rounds=3)["ours"])
     share = 3 * 2 * rows**2 * width / seconds / peak
     print(f"\ninfo_nce, N={rows}, D={width}, TF32 products: {1000 * seconds:.1f} ms, "
           f"{share:.1%} of three bf16 products, peak {peak_mb(run, device)}")  # fmt: skip
@@ -161,7 +156,7 @@ def caption(device: str, tiny: bool) -> None:
             }
             theirs, mine = (side() for side in sides.values())
             same = sum(one == other for one, other in zip(theirs, mine, strict=True))
-            found = in_turns(sides, device, rounds=1 if tiny else 3)
+            found = timed(sides, device, rounds=1 if tiny else 3)
             rates = ", ".join(
                 f"{side} {rows / statistics.median(each):.1f}" for side, each in found.items()
             )
@@ -171,32 +166,27 @@ def caption(device: str, tiny: bool) -> None:
             over(found, "transformers")
 
 
-def in_turns(
+def timed(
     sides: Mapping[str, Callable[[], Any]], device: str, rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of each side in each round, after two that do not count."""
-    for _ in range(2):
-        for run in sides.values():
-            run()
-    found: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(rounds):
-        for side, run in sides.items():
-            synchronise(device)
-            began_s = time.perf_counter()
-            run()
-            synchronise(device)
-            found[side].append(time.perf_counter() - began_s)
-    return found
+    return in_turns(sides, rounds, partial(wall_s, device=device), unseen=2)
+
+
+def wall_s(run: Callable[[], Any], device: str) -> float:
+    synchronise(device)
+    began_s = time.perf_counter()
+    run()
+    synchronise(device)
+    return time.perf_counter() - began_s
 
 
 def over(found: Mapping[str, list[float]], peer: str) -> None:
     """Each side's rate over the peer's, round by round."""
     for side, seconds in found.items():
-        each = [theirs / mine for theirs, mine in zip(found[peer], seconds, strict=True)]
         if side != peer:
-            print(
-                f"    {side} over {peer}: {statistics.median(each):.2f} [{min(each):.2f}–{max(each):.2f}]"
-            )
+            median, least, most = ratio(found[peer], seconds)
+            print(f"    {side} over {peer}: {median:.2f} [{least:.2f}–{most:.2f}]")
 
 
 def synchronise(device: str) -> None:
@@ -218,7 +208,7 @@ def peak_mb(run: Callable[[], Any], device: str) -> str:
 def matmul_flops(device: str, side: int) -> float:
     """FLOP/s of one bf16 product, the best of ten."""
     a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
-    seconds = in_turns({"matmul": lambda: a @ b}, device, rounds=10)["matmul"]
+    seconds = timed({"matmul": lambda: a @ b}, device, rounds=10)["matmul"]
     return 2 * side**3 / min(seconds)
 
 

@@ -1,6 +1,10 @@
-"""`make bench-metrics`: our caption metrics and the reference programmes, turn about in one run -> ratios, peak memory.
+"""Our caption metrics and the reference programmes, turn about: `make bench-metrics`.
 
-The peer is pycocoevalcap 1.2 with Java, where both are there; nothing else of the project needs either.
+    python tests/benchmarks/metrics.py [--sizes 1000 5000 40504] [--cache .diptych/metrics]
+
+Prints for each number of images the CPU seconds (wall beside them) of every stage on either side, their ratio, peak memory
+and by how much the scores differ; then the CPU seconds of the whole command `diptych score` on 1,000 images. The peer is
+pycocoevalcap 1.2 with Java, where both are there; nothing else of the project needs either.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ over that of two bare processes that meet over gloo. CPU only; on a busy machine
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from components.training.cluster.local import local_ray  # noqa: E402
 from components.training.plan import TrainingPlan  # noqa: E402
 from components.training.ray_trainer import train  # noqa: E402
 from components.training.training_job import TrainingJob  # noqa: E402
+from tests.components.training import group  # noqa: E402
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 300
 CONFIG = {
@@ -43,13 +43,6 @@ INLINE = (
     "import sys; from pathlib import Path; from components.training.job import run_job; "
     "from components.training.training_job import TrainingJob; run_job(TrainingJob.read(Path(sys.argv[1])))"
 )
-
-
-def beside(path: str):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "tests" / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def bare(job: TrainingJob) -> None:
@@ -82,7 +75,8 @@ def measured(name: str, run: Callable[[TrainingJob], None], job: TrainingJob) ->
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, local_ray():
-        conftest = beside("conftest.py")
+        from tests import conftest
+
         pairs = [(colour, shape) for colour in conftest.COLOURS for shape in conftest.SHAPES]
         samples = [conftest._drawing(*pair, copy) for pair in pairs for copy in range(6)]
         shards = write_shards(samples, Path(folder) / "shards")
@@ -100,6 +94,5 @@ def main() -> None:
                 print(f"{workers} worker(s), Ray over bare, {what}: {here / there:.3f}")
 
 
-group = beside("components/training/group.py")
 if __name__ == "__main__":
     main()

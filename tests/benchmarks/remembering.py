@@ -1,17 +1,21 @@
-"""CPU seconds of a distilled CLIP's step whose teacher is asked, and of the same step whose teacher is quoted, turn about.
+"""A distilled CLIP's step whose teacher is asked, and the same step whose teacher is quoted.
 
     python tests/benchmarks/remembering.py [--rounds 9]
 
+Prints for two sizes the CPU ms of a step of each kind, and how much faster it is than one whose teacher is asked.
 `first time` is a step about which nothing is known yet: the teacher is asked, and what it says is kept in memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from clip_peers import CONFIG, batch_of

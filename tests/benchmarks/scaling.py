@@ -1,7 +1,11 @@
-"""A CLIP training on 1 to 1000 GPUs on paper: compute, bytes between GPUs, bytes of input; checked on 1, 2, 4 processes.
+"""A CLIP training on 1 to 1000 GPUs on paper: compute, bytes between GPUs, bytes of input.
 
-The tables are formulas over the constants below and nothing was measured for them; what a machine without GPUs can check,
-`check` does: which bytes the loss hands to the network, its memory and how its work is shared out.
+    python tests/benchmarks/scaling.py            the tables, then what 1, 2 and 4 gloo processes can check
+    python tests/benchmarks/scaling.py --paper    the tables alone
+
+Prints a table a model: ms of the loss, MB and ms of what is exchanged, images/s, efficiency. They are formulas over the
+constants below and nothing was measured for them; what a machine without GPUs can check, `check` does: which bytes the loss
+hands to the network, its memory and how its work is shared out.
 """
 
 from __future__ import annotations

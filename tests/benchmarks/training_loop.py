@@ -1,24 +1,30 @@
 """What the training loop costs beyond a bare one, and what each setting costs a step: CPU seconds, taken in turns.
 
-    python -m tests.benchmarks.training_loop [--rounds 7] [--steps 10] [--only NAME]
+    python tests/benchmarks/training_loop.py [--rounds 7] [--steps 10] [--only NAME]
 
-Bare is the five lines that anybody writes: zero_grad, loss, backward, clip, step, on the same model, batches and
-optimiser. Both run in one process, one after the other in each round; the figure is the median over rounds of the ratio.
-The loop's own cost is first taken at a model of one number, where nothing else is to be seen, then set against a step of
-CLIP. A training's first step, whose arithmetic is counted, is left out.
+Prints the microseconds of the loop itself, then for each setting the median over rounds of its ratio to a bare loop, with
+the lowest and highest. Bare is the five lines that anybody writes: zero_grad, loss, backward, clip, step, on the same
+model, batches and optimiser. The loop's own cost is first taken at a model of one number, where nothing else is to be seen,
+then set against a step of CLIP. A training's first step, whose arithmetic is counted, is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from operator import sub
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from torch import nn
+from turns import in_turns, ratio, settle
 
 from components.models.clip import Clip, ClipConfig
 from components.records import Batch, Loss
@@ -87,10 +93,10 @@ def main() -> None:
     asked.add_argument("--steps", type=int, default=10)
     asked.add_argument("--only", choices=SETTINGS)
     args = asked.parse_args()
-    torch.set_num_threads(1)
+    settle()
     plan = TrainingPlan(steps=args.steps, batch_size=ROWS, warmup_steps=0, checkpoint_every=1)
     bare = _bare(_clip(), plan)
-    step_s = statistics.median(bare() for _ in range(args.rounds)) / args.steps
+    step_s = statistics.median(bare() for _ in range(args.rounds))
     own_s = _own_s(args.rounds)
     print(
         f"the loop itself {own_s * 1e6:.0f} us a step, {own_s / step_s:.2%} of CLIP's {step_s:.3f} s"
@@ -98,19 +104,23 @@ def main() -> None:
     for name, changes in SETTINGS.items():
         if args.only in (None, name):
             ours = _ours(_clip(), replace(plan, **changes))
-            ratios = sorted(
-                (ours() / (args.steps - 1)) / (bare() / args.steps) for _ in range(args.rounds)
-            )
-            print(
-                f"{name:32} {statistics.median(ratios):.3f} x the bare loop ({ratios[0]:.3f} to {ratios[-1]:.3f})"
-            )
+            found = _in_turns(ours, bare, args.rounds)
+            median, least, most = ratio(found["ours"], found["bare"])
+            print(f"{name:32} {median:.3f} x the bare loop ({least:.3f} to {most:.3f})")
 
 
 def _own_s(rounds: int) -> float:
     """CPU seconds a step beyond the bare loop's, reports every 10 steps among them."""
     plan = TrainingPlan(steps=1001, batch_size=ROWS, warmup_steps=0, checkpoint_every=1)
-    ours, bare = _ours(Number(), plan), _bare(Number(), plan)
-    return statistics.median(ours() / 1000 - bare() / 1001 for _ in range(rounds + 1))
+    found = _in_turns(_ours(Number(), plan), _bare(Number(), plan), rounds + 1)
+    return statistics.median(map(sub, found["ours"], found["bare"]))
+
+
+def _in_turns(
+    ours: Callable[[], float], bare: Callable[[], float], rounds: int
+) -> dict[str, list[float]]:
+    """CPU seconds of a step, as each tells them itself."""
+    return in_turns({"ours": ours, "bare": bare}, rounds, lambda side: side(), unseen=0)
 
 
 def _clip() -> nn.Module:
@@ -119,6 +129,7 @@ def _clip() -> nn.Module:
 
 
 def _bare(model: Any, plan: TrainingPlan) -> Callable[[], float]:
+    """A training by five lines, and the seconds of one of its steps."""
     state, batches = begin(model, plan), One(VOCAB)
     model.train()
 
@@ -130,13 +141,13 @@ def _bare(model: Any, plan: TrainingPlan) -> Callable[[], float]:
             nn.utils.clip_grad_norm_(state.moved(), plan.clip_norm)
             state.optimiser.step()
             model.after_step()
-        return time.process_time() - begun_s
+        return (time.process_time() - begun_s) / plan.steps
 
     return run
 
 
 def _ours(model: Any, plan: TrainingPlan) -> Callable[[], float]:
-    """A training whose seconds count from the end of its first step on."""
+    """A training by the loop, and the seconds of one of its steps but the first."""
     state, batches = begin(model, plan), One(VOCAB)
     loss = prepared(LossOf(model), plan)
 
@@ -146,7 +157,7 @@ def _ours(model: Any, plan: TrainingPlan) -> Callable[[], float]:
             state, batches, plan, loss=loss,
             on_checkpoint=lambda step: begun.append(time.process_time()) if step == 1 else None,
         )  # fmt: skip
-        return time.process_time() - begun[0]
+        return (time.process_time() - begun[0]) / (plan.steps - 1)
 
     return run
 

@@ -28,14 +28,21 @@ def cpu_s(work: Callable[[], Any]) -> float:
     return time.process_time() - began_s
 
 
-def in_turns(sides: Sides, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each side in each round; every side runs once before the clock."""
-    for work in sides.values():
-        work()
+def in_turns(
+    sides: Sides,
+    rounds: int,
+    seconds_of: Callable[[Callable[[], Any]], float] = cpu_s,
+    *,
+    unseen: int = 1,
+) -> dict[str, list[float]]:
+    """Seconds of each side in each round, of CPU if nothing else is said; every side runs `unseen` times before."""
+    for _ in range(unseen):
+        for work in sides.values():
+            work()
     found: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, work in sides.items():
-            found[name].append(cpu_s(work))
+            found[name].append(seconds_of(work))
     return found
 
 
@@ -55,6 +62,17 @@ def table(found: Mapping[str, list[float]], *, unit: str = "ms", per_s: float = 
         print(f"  {name:44}{shown}   {median:5.2f} [{least:.2f}–{most:.2f}]", flush=True)
 
 
+def compare(
+    what: str, sides: Sides, rounds: int, wanted: float, *, unit: str = "ms", per_s: float = 0
+) -> None:
+    """A peer and ours turn about, a line each, and whether ours is as much faster as is wanted."""
+    print(f"\n{what}")
+    found = in_turns(sides, rounds)
+    table(found, unit=unit, per_s=per_s)
+    peer, ours = found.values()
+    aim("ratio", ratio(peer, ours)[0], wanted)
+
+
 def aim(what: str, found: float, wanted: float) -> None:
     """A goal of the project and what was measured, said plainly."""
     verdict = "reached" if found >= wanted else "MISSED"
@@ -70,6 +88,13 @@ def peak_mb(work: Callable[[], Any]) -> float:
     child.start()
     found: float = here.recv()
     child.join()
+    return found
+
+
+def memory(what: str, sides: Sides) -> dict[str, float]:
+    """One line with what each side needs, in MB."""
+    found = {name: peak_mb(work) for name, work in sides.items()}
+    print(f"  {what}: " + ", ".join(f"{name} {mb:.0f} MB" for name, mb in found.items()))
     return found
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from infra.ports import free_ports
-from infra.settings import PORT_VARIABLES, Settings
+from infra.settings import Settings
 from infra.stack import short_lived
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, settings_on_free_ports):
     checkout = tmp_path_factory.mktemp("bad") / "checkout"
     for name in ("flows", "components", "registry", "infra"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -77,9 +77,7 @@ def place(tmp_path_factory):
     (checkout / "flows" / "experiments" / "quick.yaml").write_text(EXPERIMENT)
     (checkout / ".dvc").mkdir()
     (checkout / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
-    ports = dict(zip(PORT_VARIABLES.values(), map(str, free_ports(4)), strict=True))
-    home = tmp_path_factory.mktemp("home")
-    settings = Settings.read({**os.environ, "DIPTYCH_HOME": str(home), **ports})
+    settings = settings_on_free_ports(tmp_path_factory.mktemp("home"))
     with short_lived(settings, ("prefect", "mlflow")):
         yield Place(checkout, settings)
 

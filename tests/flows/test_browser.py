@@ -6,6 +6,7 @@ the documentation anew; those are of whole trainings on real drawings, so it the
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
@@ -23,6 +25,8 @@ from PIL import Image
 from components.training import progress
 from components.training.checkpoints.checkpoint import latest
 from components.training.cluster.presence import wait_empty
+from components.training.sweeps import trials
+from components.training.sweeps.trials import Trial
 from infra import processes, stack
 from infra.deployments import deploy
 from infra.http_json import ask, ask_prefect
@@ -220,24 +224,103 @@ def test_cancelling_a_run_stops_its_ray_job_with_a_checkpoint_and_frees_its_work
     assert processes.wait_until(trains, NIGHT_S)
     (file,) = trains()
     cancelled_s = time.monotonic()
-    state = {"state": {"type": "CANCELLING"}}
-    assert ask_prefect(platform, f"/flow_runs/{run['id']}/set_state", state)[0] < 300
+    cancel(platform, run)
     assert wait_empty(file.parent, 60)
     freed_s = time.monotonic() - cancelled_s
     reached = progress.read(file)[-1].step
     assert latest(file.parent / "checkpoints").step == reached, "of the step it was at"
-
-    def told() -> str:
-        wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-        (found,) = ask_prefect(platform, "/flow_runs/filter", wanted)[1]
-        return found["state"]["type"]
-
-    assert processes.wait_until(lambda: told() == "CANCELLED", 60), told()
+    assert processes.wait_until(lambda: told(platform, run) == "CANCELLED", 60)
     token = {"Authorization": f"Bearer {platform.ray_token_file.read_text()}"}
     jobs = ask(platform.ray_port, "/api/jobs/", headers=token)[1]
     assert not [job for job in jobs if job["status"] in ("PENDING", "RUNNING")]
     print(f"cancelled: workers gone after {freed_s:.1f} s")
     assert freed_s < 15
+
+
+@pytest.mark.faults
+def test_cancelling_a_sweep_frees_its_processes_and_it_goes_on_with_what_its_trials_have(
+    platform: Settings,
+) -> None:
+    asked = {
+        "training.steps": 600, "training.batch_size": 16, "training.report_every": 1,
+        "training.cpus_per_worker": 0.5, "search.metric": "loss", "search.trials": 3,
+    }  # fmt: skip
+    parameters = {
+        "experiment": "clip_tiny_sweep",
+        "overrides": [f"{name}={value}" for name, value in asked.items()],
+    }
+    run = start(platform, "sweep-settings", parameters)
+
+    def known() -> dict[str, Trial]:
+        folders = platform.home.glob("sweeps/*/trials/*")
+        found = (trials.read(folder) for folder in folders)
+        return {trial.key: trial for trial in found if trial is not None}
+
+    def steps(key: str) -> list[tuple[int, float]]:
+        lines = progress.read(platform.runs / key / progress.FILE)
+        return [(line.step, line.time) for line in lines]
+
+    def is_amid() -> bool:
+        settled = [trial.settled for trial in known().values()]
+        begun = [trial for trial in known().values() if not trial.settled and trial.values]
+        return any(settled) and bool(begun)
+
+    assert processes.wait_until(is_amid, NIGHT_S), told(platform, run)
+    assert processes_of(run)
+    cancelled_s = time.monotonic()
+    cancel(platform, run)
+    assert processes.wait_until(lambda: not processes_of(run), 60)
+    freed_s = time.monotonic() - cancelled_s
+    assert processes.wait_until(lambda: told(platform, run) == "CANCELLED", 60)
+    before = known()
+    trained = {key: steps(key) for key in before}
+    reached = {
+        key: latest(platform.runs / key / "checkpoints").step
+        for key, trial in before.items()
+        if trial.values
+    }
+    assert len(reached) >= 2
+    assert not all(trial.settled for trial in before.values())
+
+    again = start(platform, "sweep-settings", parameters)
+    assert processes.wait_until(lambda: told(platform, again) in ("COMPLETED", "FAILED"), NIGHT_S)
+    assert told(platform, again) == "COMPLETED"
+    after = known()
+    assert len(after) == 3
+    assert all(trial.settled and trial.state != "failed" for trial in after.values())
+    for key, trial in before.items():
+        if trial.settled:
+            assert (after[key], steps(key)) == (trial, trained[key])
+        elif key in reached:
+            kept = trained[key][: reached[key]]
+            assert steps(key)[: len(kept)] == kept, "not before its last checkpoint"
+            assert [step for step, time_s in steps(key)] == list(range(1, len(steps(key)) + 1))
+    print(f"cancelled: processes of the sweep gone after {freed_s:.1f} s")
+    assert freed_s < 15
+
+
+def cancel(settings: Settings, run: dict[str, Any]) -> None:
+    """What the button in Prefect's page does."""
+    state = {"state": {"type": "CANCELLING"}}
+    assert ask_prefect(settings, f"/flow_runs/{run['id']}/set_state", state)[0] < 300
+
+
+def told(settings: Settings, run: dict[str, Any]) -> str:
+    """The kind of state a flow run is in."""
+    wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    (found,) = ask_prefect(settings, "/flow_runs/filter", wanted)[1]
+    kind: str = found["state"]["type"]
+    return kind
+
+
+def processes_of(run: dict[str, Any]) -> list[psutil.Process]:
+    """All that a flow run started: they have its number in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == run["id"]:
+                found.append(process)
+    return found
 
 
 def start(settings: Settings, name: str, parameters: dict[str, Any]) -> dict[str, Any]:

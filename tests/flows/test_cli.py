@@ -213,25 +213,16 @@ def test_a_mistake_of_ours_is_not_told_as_the_users(home):
         {}["ours"]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    if os.getuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a disk of 64 KiB needs root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def test_a_full_disk_is_told_by_the_ledger_and_nothing_is_half_written(home, small_disk):
+def test_a_full_disk_is_told_by_the_ledger_and_nothing_is_half_written(home, disk_of):
+    small_disk = disk_of(64)
     os.environ["DIPTYCH_HOME"] = str(small_disk)
     assert_refused(diptych("ledger"), str(small_disk), "full", "DIPTYCH_HOME")
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
     assert diptych("ledger").exit_code == 0
 
 
-def test_a_full_disk_is_told_before_servers_start(home, small_disk):
+def test_a_full_disk_is_told_before_servers_start(home, disk_of):
+    small_disk = disk_of(64)
     os.environ["DIPTYCH_HOME"] = str(small_disk)
     assert_refused(diptych("up"), str(small_disk), "MiB", "DIPTYCH_HOME")
     assert not (small_disk / "mlflow.db").exists()

@@ -7,7 +7,14 @@ import pytest
 from components.catalog import STAGES
 from components.config import ConfigError
 from components.table import UnknownName
-from flows.experiment import FOLDER, ExperimentName, is_run_key, read_experiment, run_key
+from flows.experiment import (
+    FOLDER,
+    ExperimentName,
+    is_run_key,
+    located,
+    read_experiment,
+    run_key,
+)
 
 GOOD = """
 family: virtex
@@ -109,6 +116,21 @@ def test_an_override_of_where_it_runs_leaves_the_digest(written):
 def test_an_override_that_names_no_setting_is_refused(written, override):
     with pytest.raises((ConfigError, UnknownName)):
         read_experiment(written(GOOD), [override])
+
+
+def test_an_experiment_is_one_however_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(FOLDER)
+    whole, here = str(FOLDER / "clip_emoji_mini.yaml"), "./clip_emoji_mini.yaml"
+    asked = [read_experiment(name).file for name in ("clip_emoji_mini", here, whole)]
+    assert asked == ["clip_emoji_mini"] * 3
+    copy = tmp_path / "clip_emoji_mini.yaml"
+    copy.write_text((FOLDER / copy.name).read_text())
+    (tmp_path / "other.yaml").symlink_to(copy)
+    (tmp_path / "linked").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = ("clip_emoji_mini.yaml", "linked/clip_emoji_mini.yaml", str(copy))
+    assert {read_experiment(name).file for name in names} == {str(copy.resolve())}
+    assert located("other.yaml") == str(tmp_path.resolve() / "other.yaml"), "its runs are other's"
 
 
 def test_a_run_is_named_by_settings_data_and_attempt(written):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,8 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.ports import free_ports
-from infra.settings import Settings
 from infra.stack import short_lived
 
 ROOT = Path(__file__).parents[2]
@@ -33,18 +30,8 @@ gate:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    prefect, mlflow, gcs, ray = free_ports(4)
-    environ = {
-        **os.environ,
-        "DIPTYCH_HOME": str(tmp_path_factory.mktemp("night")),
-        "DIPTYCH_PREFECT_PORT": str(prefect),
-        "DIPTYCH_MLFLOW_PORT": str(mlflow),
-        "DIPTYCH_RAY_GCS_PORT": str(gcs),
-        "DIPTYCH_RAY_PORT": str(ray),
-        "PYTHONPATH": str(ROOT),
-    }
-    settings = Settings.read(environ)
+def home(tmp_path_factory, settings_on_free_ports):
+    settings = settings_on_free_ports(tmp_path_factory.mktemp("night"))
     with short_lived(settings, ("prefect", "mlflow")):
         yield settings
 

@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
+from components.training.checkpoints.checkpoint import verify
+from components.training.job import run_job
+from components.training.teachers.teacher_cache import FOLDER
+from components.training.training_job import TrainingJob
 from components.training.usage import cost
-from infra.ports import free_ports
-from infra.settings import PORT_VARIABLES, Settings
 from infra.stack import short_lived
 from registry.ledger.store import Ledger
 from registry.tracking import Tracking
@@ -31,12 +35,10 @@ gate: [{metric: rouge_l, at_least: 0.1}]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    ports = map(str, free_ports(len(PORT_VARIABLES)))
+def home(tmp_path_factory, settings_on_free_ports):
     folder = tmp_path_factory.mktemp("resume")
-    environ = {**os.environ, "DIPTYCH_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
-    environ |= {"DIPTYCH_CHECKPOINTS": str(folder / "elsewhere")}
-    settings = Settings.read(environ | dict(zip(PORT_VARIABLES.values(), ports, strict=True)))
+    elsewhere = {"DIPTYCH_CHECKPOINTS": str(folder / "elsewhere")}
+    settings = settings_on_free_ports(folder / "home", **elsewhere)
     with short_lived(settings, ("prefect", "mlflow")):
         yield settings
 
@@ -56,7 +58,8 @@ def run(home, *words, fail=""):
 def test_a_killed_run_is_finished_by_its_key_and_its_cost_is_told(home):
     experiment = home.home / "quick.yaml"
     experiment.write_text(EXPERIMENT)
-    killed = run(home, "train", experiment, fail="checkpoint_saved:2")
+    # As it lies from there, and later by its whole path: it is one experiment.
+    killed = run(home, "train", os.path.relpath(experiment, ROOT), fail="checkpoint_saved:2")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     (folder,) = home.runs.iterdir()
 
@@ -82,3 +85,61 @@ def test_a_killed_run_is_finished_by_its_key_and_its_cost_is_told(home):
     assert "system/cpu_utilization_percentage" in logged
     there = home.home.parent / "elsewhere" / folder.name
     assert (there / "step-00000030" / "MANIFEST.json").is_file(), "the last one was awaited"
+
+
+TEACHER = """
+family: clip
+source: shapes_l0
+model: {preset: tiny, image_px: 32, vision_widths: [16, 32], text_layers: 1, max_tokens: 16}
+training: {steps: 20, batch_size: 16, warmup_steps: 5, checkpoint_every: 20, report_every: 10}
+gate: [{metric: image_to_text_r1, at_least: 0.0}]
+"""
+STUDENT = """
+family: clip
+source: shapes_l0
+model: {preset: tiny, image_px: 32, vision_widths: [8, 16], text_layers: 1, max_tokens: 16}
+# One thread, as here: more add up in another order.
+training: {steps: 30, batch_size: 16, warmup_steps: 5, checkpoint_every: 10, report_every: 10, threads: 1}
+distill:
+  teacher: stage:TEACHER
+  terms: {affinity: 1.0, icl: 1.0, feature: 1.0}
+  remember: true
+gate: [{metric: image_to_text_r1, at_least: 0.0}]
+"""
+
+
+def test_a_students_killed_run_is_finished_as_an_undisturbed_one_and_its_teacher_not_asked_again(
+    home, tmp_path
+):
+    big, small = home.home / "big.yaml", home.home / "small.yaml"
+    big.write_text(TEACHER)
+    small.write_text(STUDENT.replace("stage:TEACHER", f"stage:{big}"))
+    # The teacher's only checkpoint is the first, the student's second the third.
+    killed = run(home, "distill", small, fail="checkpoint_saved:3")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    (folder,) = home.runs.glob("small-*")
+    known = asked_about(folder)
+    assert known, "its teacher's answers were kept with the checkpoint"
+
+    done = run(home, "resume", folder.name)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "small version 1 is registered" in done.stdout
+    assert [path.name for path in home.runs.glob("small-*")] == [folder.name], "no second run"
+    every = asked_about(folder)
+    assert set(known) < set(every) and len(set(every)) == len(every), "nothing was asked twice"
+
+    job = TrainingJob.read(folder / "job.json")
+    undisturbed = run_job(replace(job, folder=tmp_path / "undisturbed", mirror=""))
+    assert verify(job.final).digest == undisturbed.digest
+    assert sorted(every) == sorted(asked_about(undisturbed.path.parents[1]))
+
+
+def asked_about(folder: Path) -> list[tuple[str, bytes]]:
+    """What the files of a teacher's answers are about, by kind."""
+    return [
+        (name, bytes(row))
+        for path in (folder / FOLDER).glob("*/*.safetensors")
+        for name, value in load_file(path).items()
+        if name.endswith("/names")
+        for row in value.reshape(-1, 16)
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,7 @@ from components.config import ConfigError
 from components.table import UnknownName
 from components.training.checkpoints.checkpoint import latest
 from flows.experiment import read_experiment
-from infra.ports import free_ports
-from infra.settings import PORT_VARIABLES, Settings
+from infra.settings import Settings
 from infra.stack import short_lived
 
 ROOT = Path(__file__).parents[2]
@@ -92,10 +90,12 @@ def test_a_part_where_the_settings_want_none_is_refused(written):
 
 
 @pytest.mark.stack
-def test_a_stage_is_trained_once_and_stands_in_mlflow_beside_what_needed_it(written, tmp_path):
+def test_a_stage_is_trained_once_and_stands_in_mlflow_beside_what_needed_it(
+    written, settings_on_free_ports, tmp_path
+):
     written("eyes", STAGE)
     whole = written("whole", EXPERIMENT)
-    settings = _settings(tmp_path)
+    settings = settings_on_free_ports(tmp_path / "home")
     with short_lived(settings, ("prefect", "mlflow")):
         first = _night(settings, whole)
         again = _night(settings, whole, "force")
@@ -118,9 +118,9 @@ def test_a_stage_is_trained_once_and_stands_in_mlflow_beside_what_needed_it(writ
 
 
 @pytest.mark.stack
-def test_a_stage_scores_captions_and_the_run_names_it(written, tmp_path):
+def test_a_stage_scores_captions_and_the_run_names_it(written, settings_on_free_ports, tmp_path):
     written("eyes", STAGE)
-    settings = _settings(tmp_path)
+    settings = settings_on_free_ports(tmp_path / "home")
     with short_lived(settings, ("prefect", "mlflow")):
         _night(settings, written("scored", SCORED))
         import mlflow
@@ -139,17 +139,6 @@ def test_a_stage_scores_captions_and_the_run_names_it(written, tmp_path):
     for prefix in ("", "image_blind/", "nearest_pixels/", "most_frequent/"):
         for name in ("clip_score", "ref_clip_score"):
             assert 0 <= data.metrics[f"test/{prefix}{name}"] <= 2.5
-
-
-def _settings(folder: Path) -> Settings:
-    ports = map(str, free_ports(len(PORT_VARIABLES)))
-    environ = {
-        **os.environ,
-        "DIPTYCH_HOME": str(folder / "home"),
-        **dict(zip(PORT_VARIABLES.values(), ports, strict=True)),
-        "PYTHONPATH": str(ROOT),
-    }
-    return Settings.read(environ)
 
 
 def _night(settings: Settings, experiment: Path, *flags: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,12 +15,11 @@ from components.table import UnknownName
 from components.training.sweeps import trials
 from components.training.sweeps.trials import Sweep
 from components.training.training_job import TrainingJob
-from flows.best_settings import check_place, write_best
 from flows.experiment import read_experiment
 from flows.output_files import OutputRefused
 from flows.sweep_settings import sweep_settings
-from infra.ports import free_ports
-from infra.settings import PORT_VARIABLES, Settings
+from flows.sweeps.best_settings import check_place, write_best
+from infra.settings import Settings
 from infra.stack import short_lived
 from registry.tracking import Tracking
 
@@ -105,16 +103,10 @@ def test_the_form_is_deployed():
 
 
 @pytest.mark.stack
-def test_trials_are_children_of_the_sweeps_run_and_the_best_of_them_is_written(swept, tmp_path):
-    ports = map(str, free_ports(len(PORT_VARIABLES)))
-    settings = Settings.read(
-        {
-            **os.environ,
-            "DIPTYCH_HOME": str(tmp_path / "home"),
-            **dict(zip(PORT_VARIABLES.values(), ports, strict=True)),
-            "PYTHONPATH": str(ROOT),
-        }
-    )
+def test_trials_are_children_of_the_sweeps_run_and_the_best_of_them_is_written(
+    swept, settings_on_free_ports, tmp_path
+):
+    settings = settings_on_free_ports(tmp_path / "home")
     with short_lived(settings, ("prefect", "mlflow")):
         done = _swept(settings, swept, tmp_path / "tuned.yaml")
         assert done.returncode == 0, done.stderr

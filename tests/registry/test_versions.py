@@ -12,13 +12,21 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.models import Model
 from pandas import DataFrame
 from PIL import Image
 
+from components.data.transforms import decode
+from components.decoding.greedy import greedy
 from components.evaluation.plan import EvaluationPlan
+from components.export import onnx_files
+from components.export.folder import export
 from components.training.checkpoints.checkpoint import CheckpointDamaged, load_model
+from components.training.job import run_job
+from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 from registry.version_files import requirements
 from registry.versions import VersionMissing, Versions
 
@@ -165,6 +173,8 @@ def test_a_version_answers_its_own_example_in_the_columns_it_says(versions, regi
 ELSEWHERE = """
 import json, sys
 repo, folder, images, params = sys.argv[1:]
+unpickled = []
+sys.addaudithook(lambda event, given: event == "pickle.find_class" and unpickled.append(given[1:]))
 # The checkout stays out of reach, however it was installed; its virtual environment does not.
 sys.path = [path for path in sys.path if path != repo and path]
 from mlflow import pyfunc
@@ -172,7 +182,8 @@ import pandas
 model = pyfunc.load_model(folder)
 import components
 answer = model.predict(pandas.DataFrame({"image": json.loads(images)}), params=json.loads(params))
-print(json.dumps({"code": components.__file__, "answer": answer.to_dict("records")}))
+said = {"code": components.__file__, "answer": answer.to_dict("records"), "unpickled": unpickled}
+print(json.dumps(said))
 """
 
 
@@ -202,11 +213,54 @@ def test_a_version_answers_in_a_clean_process_that_has_no_checkout(
     params = {"beams": 2, "max_tokens": 5} if family == "virtex" else {}
     said = answer_elsewhere(copy, tmp_path, images, params)
     assert said["code"].startswith(str(copy))
+    assert said["unpickled"] == []
     frame = DataFrame({"image": [base64.b64encode(image).decode() for image in images]})
     expected = here.predict(frame, params=params).to_dict("records")
     assert said["answer"] == expected
     assert len(expected) == 2
     assert set(expected[0]) == ({"caption"} if family == "virtex" else {"label", "score"})
+
+
+@pytest.fixture
+def trained(tiny_shards, tmp_path):
+    """The checkpoint of a captioner that has learnt to tell drawings apart."""
+    plan = TrainingPlan(steps=100, batch_size=32, lr=4e-3, warmup_steps=5, vocab_size=400)
+    config = {"image_px": 32, "vision_widths": [16, 32], "width": 64, "heads": 2, "dropout": 0.0}
+    job = TrainingJob(
+        family="virtex", config=config, plan=plan, shards=tiny_shards.path, folder=tmp_path / "run"
+    )
+    return run_job(job)
+
+
+def test_a_trained_captioner_says_the_same_live_as_a_version_elsewhere_and_by_its_onnx_files(
+    tracking, versions, trained, tiny_samples, tmp_path
+):
+    images = [sample.image for sample in tiny_samples if sample.split == "test"]
+    model, tokenizer, _ = load_model(trained.path)
+    side_px = model.batch_spec().image_px
+    pixels = torch.stack([torch.from_numpy(decode(image, side_px)) for image in images])
+    asked = {"eos_id": tokenizer.eos_id, "max_tokens": 12}
+    ids = greedy(model, pixels, **asked)
+    live = [tokenizer.decode(row) for row in ids]
+    assert all(live)
+    assert len(set(live)) >= 4, live
+
+    name = f"trained-{tracking.experiment_id}"
+    decoding = EvaluationPlan(decoder="greedy", max_tokens=12).decoding()
+    number = versions.register(
+        tracking.open_run("k1", "night"),
+        name,
+        trained,
+        key="k1",
+        example=images[0],
+        decoding=decoding,
+    )
+    said = answer_elsewhere(versions.fetch(name, number, tmp_path / "copy"), tmp_path, images, {})
+    assert said["unpickled"] == []
+    assert [row["caption"] for row in said["answer"]] == live
+
+    made = export(model, tokenizer, trained.path, tmp_path / "onnx", "onnx", name)
+    assert onnx_files.same_captions(model, made.folder, pixels, **asked) == ids
 
 
 def test_an_embedder_answers_among_the_labels_it_is_given(versions, registered, tmp_path):

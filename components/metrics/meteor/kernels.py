@@ -7,6 +7,8 @@ is said in the files they mirror. The arrays are those of `Corpus`.
 
 from __future__ import annotations
 
+from collections import namedtuple
+
 import numpy as np
 from numba import njit
 
@@ -24,6 +26,8 @@ SHIFT, MASK = 6, 63
 # A path's rank in one number: worth first, then chunks, then distance. At most 1000 words are aligned and 10,000 ways
 # weighed, so that a worth stays below 2^12, chunks below 2^11, and a distance below 2^25.
 WORTH, CHUNK, LEAST = 1 << 45, 1 << 30, 1 << 57
+Phrases = namedtuple("Phrases", "phrase_S1 phrase_O at_O width_O other_E1 other")
+"""Which phrases stand where, and which others mean the same: those arrays of `Corpus`."""
 SKIP, STAY = -1, -2
 """In place of a match: word i has none; or it belongs to one that began before."""
 
@@ -40,68 +44,59 @@ def count(corpus: Corpus) -> Ints:
             corpus.stem_V,
             corpus.near_V1,
             corpus.near,
-            corpus.phrase_S1,
-            corpus.phrase_O,
-            corpus.at_O,
-            corpus.width_O,
-            corpus.other_E1,
-            corpus.other,
+            Phrases(*(getattr(corpus, name) for name in Phrases._fields)),
         )
     )
 
 
 @njit(cache=True, nogil=True)
-def _count(
-    images, image_S, start_S1, word_T, function_V, stem_V, near_V1, near,
-    phrase_S1, phrase_O, at_O, width_O, other_E1, other,
-):  # fmt: skip
+def _count(images, image_S, start_S1, word_T, function_V, stem_V, near_V1, near, phrases):
     references = len(image_S) - images
     counts = np.zeros((references, COUNTED), np.int64)
-    phrases = len(other_E1) - 1
     # First occurrence of each phrase in the candidate and in the reference; the one after it; -1 for none.
-    first = np.full((2, phrases), -1, np.int64)
-    after = np.full(len(phrase_O), -1, np.int64)
+    first = np.full((2, len(phrases.other_E1) - 1), -1, np.int64)
+    after = np.full(len(phrases.phrase_O), -1, np.int64)
     found = np.empty((256, MATCH), np.int64)
     for row in range(references):
         number = images + row
         image = image_S[number]
         ours = word_T[start_S1[image] : start_S1[image + 1]]
         theirs = word_T[start_S1[number] : start_S1[number + 1]]
-        _chain(image, len(ours), phrase_S1, phrase_O, at_O, width_O, first[0], after)
-        _chain(number, len(theirs), phrase_S1, phrase_O, at_O, width_O, first[1], after)
+        _chain(image, len(ours), phrases, first[0], after)
+        _chain(number, len(theirs), phrases, first[1], after)
         found, total = _possible(
-            found, ours, theirs, stem_V, near_V1, near, first, after, phrase_S1, phrase_O, at_O,
-            width_O, other_E1, other, image, number, MOST,
-        )  # fmt: skip
+            found, ours, theirs, stem_V, near_V1, near, phrases, first, after, image, number, MOST
+        )
         if total > MOST:
-            _unchain(image, phrase_S1, phrase_O, first[0])
-            _unchain(number, phrase_S1, phrase_O, first[1])
+            _unchain(image, phrases, first[0])
+            _unchain(number, phrases, first[1])
             ours, theirs = ours[:SHORT], theirs[:SHORT]
-            _chain(image, len(ours), phrase_S1, phrase_O, at_O, width_O, first[0], after)
-            _chain(number, len(theirs), phrase_S1, phrase_O, at_O, width_O, first[1], after)
+            _chain(image, len(ours), phrases, first[0], after)
+            _chain(number, len(theirs), phrases, first[1], after)
             found, total = _possible(
-                found, ours, theirs, stem_V, near_V1, near, first, after, phrase_S1, phrase_O,
-                at_O, width_O, other_E1, other, image, number, 1 << 40,
+                found, ours, theirs, stem_V, near_V1, near, phrases, first, after, image, number,
+                1 << 40,
             )  # fmt: skip
-        _unchain(image, phrase_S1, phrase_O, first[0])
-        _unchain(number, phrase_S1, phrase_O, first[1])
+        _unchain(image, phrases, first[0])
+        _unchain(number, phrases, first[1])
         _align(found, total, ours, theirs, function_V, counts[row])
     return counts
 
 
 @njit(cache=True, nogil=True)
-def _chain(sentence, words, phrase_S1, phrase_O, at_O, width_O, first, after):
+def _chain(sentence, words, phrases, first, after):
     """Link the occurrences of each phrase in the sentence's first words, by place."""
+    phrase_S1, phrase_O = phrases.phrase_S1, phrases.phrase_O
     for o in range(phrase_S1[sentence + 1] - 1, phrase_S1[sentence] - 1, -1):
-        if at_O[o] + width_O[o] <= words:
+        if phrases.at_O[o] + phrases.width_O[o] <= words:
             after[o] = first[phrase_O[o]]
             first[phrase_O[o]] = o
 
 
 @njit(cache=True, nogil=True)
-def _unchain(sentence, phrase_S1, phrase_O, first):
-    for o in range(phrase_S1[sentence], phrase_S1[sentence + 1]):
-        first[phrase_O[o]] = -1
+def _unchain(sentence, phrases, first):
+    for o in range(phrases.phrase_S1[sentence], phrases.phrase_S1[sentence + 1]):
+        first[phrases.phrase_O[o]] = -1
 
 
 @njit(cache=True, nogil=True)
@@ -121,9 +116,8 @@ def _put(found, total, matcher, i, width, j, span):
 
 @njit(cache=True, nogil=True)
 def _possible(
-    found, ours, theirs, stem_V, near_V1, near, first, after, phrase_S1, phrase_O, at_O, width_O,
-    other_E1, other, image, number, most,
-):  # fmt: skip
+    found, ours, theirs, stem_V, near_V1, near, phrases, first, after, image, number, most
+):
     """The matches in the order of their finding, and how many; where over `most`, not all."""
     same = len(ours) == len(theirs) and np.all(ours == theirs)
     total = 0
@@ -133,22 +127,25 @@ def _possible(
             break
     if same or total > most:
         return found, total
-    for o in range(phrase_S1[number], phrase_S1[number + 1]):
-        if total <= most and at_O[o] + width_O[o] <= len(theirs):
-            for p in range(other_E1[phrase_O[o]], other_E1[phrase_O[o] + 1]):
-                c = first[0, other[p]]
-                while c >= 0:
+    found, total = _paraphrases(
+        found, total, number, len(theirs), phrases, first[0], after, most, False
+    )
+    return _paraphrases(found, total, image, len(ours), phrases, first[1], after, most, True)
+
+
+@njit(cache=True, nogil=True)
+def _paraphrases(found, total, sentence, words, phrases, first, after, most, is_candidate):
+    """Matches of a sentence's phrases with those that mean the same in the other sentence, where `first` has them."""
+    phrase_S1, phrase_O, at_O, width_O, other_E1, other = phrases
+    for here in range(phrase_S1[sentence], phrase_S1[sentence + 1]):
+        if total <= most and at_O[here] + width_O[here] <= words:
+            for p in range(other_E1[phrase_O[here]], other_E1[phrase_O[here] + 1]):
+                there = first[other[p]]
+                while there >= 0:
+                    o, c = (there, here) if is_candidate else (here, there)
                     found = _put(found, total, PARAPHRASE, at_O[o], width_O[o], at_O[c], width_O[c])
                     total += 1
-                    c = after[c]
-    for c in range(phrase_S1[image], phrase_S1[image + 1]):
-        if total <= most and at_O[c] + width_O[c] <= len(ours):
-            for p in range(other_E1[phrase_O[c]], other_E1[phrase_O[c] + 1]):
-                o = first[1, other[p]]
-                while o >= 0:
-                    found = _put(found, total, PARAPHRASE, at_O[o], width_O[o], at_O[c], width_O[c])
-                    total += 1
-                    o = after[o]
+                    there = after[there]
     return found, total
 
 

@@ -49,11 +49,13 @@ class Distilled(nn.Module):
         return super().train(False)
 
     def fix(self, finder: Finder) -> None:
-        """From now on distil the proposals this network makes."""
+        """From now on distil the proposals this network makes; all workers must ask, where each holds a slice of it."""
         for name, module in finder.named_children():
             mine = getattr(self.proposer, name)
             if mine is not module:  # writing to a shared tower would make it forget what it saw
-                mine.load_state_dict(module.state_dict())
+                mine.load_state_dict(
+                    {key: _whole(value) for key, value in module.state_dict().items()}
+                )
 
     @torch.no_grad()
     def of(
@@ -89,3 +91,9 @@ class Distilled(nn.Module):
         proposals = self.proposer.propose(self.proposer.search(maps), **self._proposing)
         real_1P1 = proposals.real_BP.float().unsqueeze(-1)
         return torch.cat([proposals.boxes_BP4, real_1P1], dim=-1)[:, : self._count]
+
+
+def _whole(value: Tensor) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
+    return value.full_tensor() if isinstance(value, DTensor) else value

@@ -114,6 +114,10 @@ class Finder(nn.Module):
             ),
         }
 
+    def boxes(self, found: Found) -> Tensor:
+        """(B, N, 4): the box found at each anchor, within the image."""
+        return clip(decode(found.offsets_BN4, found.anchors_N4, CODEC), self.image_px)
+
     @torch.no_grad()
     def propose(
         self, found: Found, *, candidates: int, proposals: int, threshold: float

@@ -95,6 +95,8 @@ def _fit_once(job: TrainingJob) -> None:
     from components.training.cluster.worker import group, work
 
     plan, storage = job.plan, job.folder / "ray"
+    # A pair is what Ray Train's own config takes; the stub is of the one it grew out of.
+    workers: Any = (plan.min_workers, plan.workers) if plan.min_workers else plan.workers
     resources = {"CPU": plan.cpus_per_worker}
     if plan.gpus_per_worker:
         resources["GPU"] = plan.gpus_per_worker
@@ -106,7 +108,7 @@ def _fit_once(job: TrainingJob) -> None:
             "nccl" if plan.gpus_per_worker else "gloo", timeout_s=plan.hang_s + _START_S
         ),
         scaling_config=ScalingConfig(
-            num_workers=(plan.min_workers, plan.workers) if plan.min_workers else plan.workers,
+            num_workers=workers,
             use_gpu=plan.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),

@@ -6,11 +6,11 @@ import functools
 import os
 import secrets
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from components.config import ConfigError
+from components.training.cluster.beside import beside
 from components.training.cluster.fit import fit, train_settings
 from components.training.cluster.stopping import ask_to_stop
 from components.training.cluster.surroundings import (
@@ -23,9 +23,6 @@ from components.training.cluster.surroundings import (
 from components.training.plan import TrainingPlan
 from components.training.progress import Follower
 from components.training.training_job import TrainingJob
-
-_POLL_S = 0.5
-_GRACE_S = 5.0
 
 
 @contextmanager
@@ -63,7 +60,12 @@ def run_local(job: TrainingJob, follower: Follower) -> None:
     """Train a job here. Raises as `fit`, and `ConfigError` where this machine has too little for its workers."""
     with local_ray():
         _check_room(job.plan)
-        _while_polling(job, follower)
+        # Whatever ends this one leaves a checkpoint of the step it was at.
+        beside(
+            functools.partial(fit, job),
+            ask_to_end=functools.partial(ask_to_stop, job.folder),
+            look=follower.poll,
+        )
 
 
 def _check_room(plan: TrainingPlan) -> None:
@@ -84,33 +86,6 @@ def _check_room(plan: TrainingPlan) -> None:
 
 def _down(value: float) -> float:
     return int(value * 100) / 100
-
-
-def _while_polling(job: TrainingJob, follower: Follower) -> None:
-    """Train in a thread of its own: this one hears signals, and hands on progress.
-
-    Whatever ends this one asks the workers to end with a checkpoint, and gives them a moment for it.
-    """
-    failed: list[BaseException] = []
-    thread = threading.Thread(target=_keep_failure, args=(job, failed), daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(_POLL_S)
-            follower.poll()
-    except BaseException:
-        ask_to_stop(job.folder)
-        thread.join(_GRACE_S)
-        raise
-    if failed:
-        raise failed[0]
-
-
-def _keep_failure(job: TrainingJob, failed: list[BaseException]) -> None:
-    try:
-        fit(job)
-    except BaseException as error:
-        failed.append(error)
 
 
 def _settings() -> dict[str, str | None]:

@@ -70,7 +70,9 @@ class Signals:
 
     def __init__(self) -> None:
         self._heard: int | None = None
-        self._before: dict[int, signal.Handlers | Callable[[int, FrameType | None], object]] = {}
+        self._before: dict[
+            int, signal.Handlers | int | Callable[[int, FrameType | None], object]
+        ] = {}
 
     def __enter__(self) -> Self:
         return self

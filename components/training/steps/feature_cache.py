@@ -69,11 +69,12 @@ def _features(learner: LearnsFromFeatures, batch: Batch) -> Pair:
 
 def _pulled(pull: Pair, own: Sequence[Tensor], learner: LearnsFromFeatures, batch: Batch) -> Tensor:
     """A scalar whose gradient is that of the loss, and 0 at what has it already."""
-    pairs = zip(learner.features(batch), pull, strict=True)
-    total = sum((each * at).sum() for each, at in pairs)
-    return sum((0.0 * value.sum() for value in own), start=total)  # type: ignore[arg-type]
+    image_BD, text_BD = learner.features(batch)
+    total = (image_BD * pull[0]).sum() + (text_BD * pull[1]).sum()
+    return sum((0.0 * value.sum() for value in own), start=total)
 
 
 def _rows(grad: Tensor | None, parts: Sequence[Batch]) -> tuple[Tensor, ...]:
     assert grad is not None, "the loss is made of both features"
-    return grad.split(len(parts[0].tokens_BT))
+    rows: tuple[Tensor, ...] = grad.split(len(parts[0].tokens_BT))
+    return rows

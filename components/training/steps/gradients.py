@@ -86,8 +86,8 @@ def _mean(
     for number, part in enumerate(parts):
         with sync(number == len(parts) - 1):
             made = run(number, part)
-            counted = made.items is not None and not alone
-            weight = made.items / per_part if counted else torch.ones_like(made.total) / len(parts)
+            items = None if alone else made.items
+            weight = torch.ones_like(made.total) / len(parts) if items is None else items / per_part
             state.scaler.scale(made.total if alone else made.total * weight).backward()
         found.append(Loss(made.total.detach(), {k: v.detach() for k, v in made.parts.items()}))
         weights.append(weight.detach())
@@ -97,7 +97,7 @@ def _mean(
     total, share = _over_workers(
         (torch.stack([each.total for each in found]) * shares).sum(), shares.sum()
     )
-    if counted:
+    if items is not None:
         grads = [value.grad for value in state.moved() if value.grad is not None]
         torch._foreach_mul_(grads, 1 / share)
     return Loss(total / share, _weighed([each.parts for each in found], shares / shares.sum()))

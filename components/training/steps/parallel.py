@@ -1,12 +1,12 @@
 """One module over several workers: a copy in each with averaged gradients (DDP), or a slice in each (FSDP2).
 
-A slice is a DTensor; `whole`, `slice_of` and `like` are all that the rest of training has to know of it. Every tensor that goes
+A slice is a DTensor; `whole`, `is_slice`, `slice_of` and `like` are all that the rest of training has to know of it. Every tensor that goes
 into a checkpoint is gathered and every one that comes out is cut, so a checkpoint is the same for any number of workers.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -53,6 +53,11 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def is_slice(value: Tensor) -> bool:
+    """Whether other workers hold the rest of a tensor."""
+    return isinstance(value, DTensor)
+
+
 def slice_of(value: Tensor) -> Tensor:
     """What this worker holds of a tensor, in the same memory: for arithmetic that is each element's own."""
     return value.to_local() if isinstance(value, DTensor) else value
@@ -70,7 +75,8 @@ def like(value: Tensor, wanted: Tensor) -> Tensor:
 def _sliced(module: nn.Module, device: torch.device) -> nn.Module:
     """FSDP2 (`fully_shard`): each repeated block is gathered when it runs and cut again, the rest for the whole step.
 
-    Frozen parameters stay whole in every worker: they have neither gradient nor moments.
+    Frozen parameters stay whole in every worker: they have neither gradient nor moments. So do buffers, which are worker
+    0's in all of them at the start of each forward pass, as DDP has it: its checkpoint holds them.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -84,7 +90,9 @@ def _sliced(module: nn.Module, device: torch.device) -> nn.Module:
             value.register_post_accumulate_grad_hook(_average)
     for block in _blocks(module):
         fully_shard(block, mesh=mesh, ignored_params=uncut)
-    return fully_shard(module, mesh=mesh, ignored_params=uncut)
+    module.register_forward_pre_hook(_send_buffers)
+    fully_shard(module, mesh=mesh, ignored_params=uncut)
+    return module
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -113,6 +121,22 @@ def _is_asked(kind: type[nn.Module]) -> bool:
     """Whether it has other methods than forward: a block is gathered around that alone, so it stays with the root."""
     ours = kind.__module__.startswith("components.")
     return ours and any(not name.startswith("_") and name != "forward" for name in vars(kind))
+
+
+@torch.no_grad()
+def _send_buffers(module: nn.Module, _: object) -> None:
+    """Worker 0's buffers for all, one message for each kind of number."""
+    alike: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)
+    for value in module.buffers():
+        # `data` counts no change: what frozen towers remember is forgotten when their tensors are told to have changed.
+        alike[value.dtype].append(value.data)
+    for values in alike.values():
+        sent = torch.cat([value.flatten() for value in values])
+        dist.broadcast(sent, 0)
+        for value, theirs in zip(
+            values, sent.split([each.numel() for each in values]), strict=True
+        ):
+            value.copy_(theirs.view_as(value))
 
 
 def _average(parameter: Tensor) -> None:

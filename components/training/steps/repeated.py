@@ -24,7 +24,7 @@ def prepared(module: nn.Module, plan: TrainingPlan) -> nn.Module:
         for block in blocks:
             # Batch norms would count their rows a second time.
             if not any(isinstance(each, _NormBase) for each in block.modules()):
-                block.forward = _computed_again(block.forward)  # type: ignore[method-assign]
+                block.forward = _computed_again(block.forward)
     if plan.compile:
         # Blocks of one class share one compilation, and what depends on a batch's lengths stays outside of them.
         for block in blocks or [module]:

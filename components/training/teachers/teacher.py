@@ -27,8 +27,9 @@ class Teacher:
         self, part: Part, tokenizer: Tokenizer, device: torch.device, shots: int = 0
     ) -> None:
         """tokenizer: the student's, whose token ids come. shots: demonstrations before each row of the view `context`."""
-        self._model: Any = part.module.requires_grad_(False).eval().to(device)
-        self._spec: BatchSpec = self._model.batch_spec()
+        model: Any = part.module.requires_grad_(False).eval().to(device)
+        self._model = model
+        self._spec: BatchSpec = model.batch_spec()
         self._theirs, self._ours = part.tokenizer, tokenizer
         self._shots = shots
         self.embeds = isinstance(self._model, Embeds)

@@ -51,7 +51,8 @@ class Distillation:
     """The texts it wrote: `path` of a file of JSON lines, and `key`, its identity; made before training, named by nobody."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", dict(self.terms))
+        # In one order, however they were written or read again: sums of floats depend on it, and so do all weights.
+        object.__setattr__(self, "terms", dict(sorted(self.terms.items())))
         for name, weight in self.terms.items():
             if name not in TERMS and name != SEQ:
                 known = [*TERMS, SEQ]

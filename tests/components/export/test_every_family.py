@@ -11,7 +11,8 @@ from components.abilities import Indexes
 from components.catalog import FAMILIES
 from components.data.batches import load_split
 from components.export import onnx_files, programs
-from components.export.graphs import NotExportable, graphs_of
+from components.export.graph import NotExportable
+from components.export.graphs import graphs_of
 from components.export.parity import NotAlike
 
 DOCS = Path(__file__).parents[3] / "docs" / "export.md"

@@ -14,7 +14,8 @@ from components.config import ConfigError
 from components.decoding.greedy import greedy
 from components.export import onnx_files, programs
 from components.export.folder import export
-from components.export.graphs import NotExportable, graphs_of
+from components.export.graph import NotExportable
+from components.export.graphs import graphs_of
 from components.export.parity import NotAlike
 from components.export.states import leaves, with_leaves
 from components.training.checkpoints import marker
@@ -28,6 +29,9 @@ VIT = {
     "vision_heads": 2, "text_width": 32, "text_layers": 1, "embed_width": 16,
 }  # fmt: skip
 CONV = {"image_px": 32, "vision_widths": [8, 16], "width": 32, "heads": 2, "dropout": 0.0}
+
+MACHINE = (str(Path(__file__).parents[3]), str(Path(torch.__file__).parent))
+"""Where this checkout and torch lie."""
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +147,21 @@ def test_a_family_transformers_has_not_keeps_our_layout(trained, tmp_path):
     assert not list(made.folder.glob("state*"))
 
 
+def test_no_path_of_the_machine_is_in_what_is_written(trained, tmp_path):
+    """torch notes the lines of code that each node came from, with their files."""
+    model, tokenizer, path = trained("clip")
+    for format in ("onnx", "torch", "hub"):
+        made = export(model, tokenizer, path, tmp_path / format, format, "clip_x version 1")
+        for file in made.folder.iterdir():
+            told = file.read_bytes()
+            assert not [place for place in MACHINE if place.encode() in told], file.name
+
+
 def test_what_cannot_be_exported_leaves_nothing(trained, build_tiny, tmp_path):
     _, tokenizer, path = trained("clip")
-    for family, said in (("magic", "steers"), ("vild", "boxes")):
-        with pytest.raises(NotExportable, match=said):
-            export(build_tiny(family), tokenizer, path, tmp_path / "out", "onnx", family)
+    for format in ("onnx", "torch"):
+        with pytest.raises(NotExportable, match="neither embeds, nor writes"):
+            export(build_tiny("lm"), tokenizer, path, tmp_path / "out", format, "lm, step 3")
     with pytest.raises(ConfigError, match="hub, onnx, torch"):
         export(build_tiny("magic"), tokenizer, path, tmp_path / "out", "tflite", "x")
     assert list(Path(tmp_path).iterdir()) == []

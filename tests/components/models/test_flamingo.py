@@ -12,11 +12,13 @@ from components.decoding.beam import beam
 from components.decoding.greedy import greedy
 from components.models.backbones import VisionShape, build_vision
 from components.models.causal_lm import CausalLm, CausalLmConfig
-from components.models.flamingo import Flamingo, FlamingoConfig
+from components.models.flamingo import Flamingo
+from components.models.flamingo_config import FlamingoConfig
+from components.models.gated import GatedCrossAttention
 from components.models.interleave import NO_LABEL
 from components.models.parts import Origin, Part
 from components.models.prompts import QuestionTooLong
-from components.models.resampler import GatedCrossAttention, MediaAttention, Resampler
+from components.models.resampler import MediaAttention, Resampler
 from components.records import Batch
 
 VOCABULARY = 20

@@ -319,7 +319,7 @@ def test_the_heads_batch_norm_never_sees_padding(build, batch: Batch) -> None:
     torch.manual_seed(3)
     model._region_losses(found, boxes_of(batch))
     torch.manual_seed(3)
-    proposals = model.finder.propose(found, **model._proposing)
+    proposals = model.finder.propose(found, **model.proposing)
     boxes_BR4, _, real_BR = sample_regions(proposals, boxes_of(batch), model.config.regions)
     assert read["text"] == [int(real_BR.sum())]
     assert int(real_BR.sum()) < boxes_BR4.shape[0] * boxes_BR4.shape[1], "there is padding"

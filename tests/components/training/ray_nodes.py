@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from components.training.training_job import TrainingJob
+from infra.ports import free_ports
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,7 +55,7 @@ class Cluster:
         token.touch(0o600)
         token.write_text(secrets.token_hex(32))
         self._host, self._prefix = host, prefix
-        self.gcs, self.dashboard, client = _ports(3)
+        self.gcs, self.dashboard, client = free_ports(3)
         self.address = f"http://{host}:{self.dashboard}"
         self.environment = {
             **os.environ,
@@ -176,11 +176,3 @@ def namespaces(count: int) -> Iterator[list[tuple[str, tuple[str, ...]]]]:
 def _ip(*words: str) -> str:
     done = subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
     return done.stdout
-
-
-def _ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

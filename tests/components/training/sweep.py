@@ -12,11 +12,8 @@ from components.training.ray_tuner import tune
 from components.training.sweeps.search import Search
 from components.training.sweeps.trials import Sweep
 from components.training.training_job import TrainingJob
+from tests.components.training.small_clip import CONFIG
 
-CONFIG = {
-    "vision": "vit", "image_px": 32, "patch_px": 8, "vision_width": 32, "vision_layers": 1,
-    "vision_heads": 2, "text_width": 32, "text_layers": 1, "embed_width": 16,
-}  # fmt: skip
 SPACE = {"training.lr": {"log": [1e-6, 1e-2]}, "model.embed_width": {"choice": [8, 16]}}
 
 

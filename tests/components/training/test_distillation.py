@@ -106,6 +106,17 @@ def test_resume_refuses_another_teacher(
         run_job(replace(job, distillation=replace(job.distillation, teacher=moved)))
 
 
+def test_the_order_in_which_terms_are_written_changes_no_bit(
+    tiny_shards: Shards, teacher: Checkpoint, tmp_path: Path
+) -> None:
+    # A file of JSON has its keys sorted: a training read from one added up in another order than the one that wrote it.
+    one, other = (
+        run_job(_job(tiny_shards, tmp_path / name, distillation=_plan(teacher, terms=terms)))
+        for name, terms in (("one", ALL), ("other", dict(reversed(ALL.items()))))
+    )
+    assert one.digest == other.digest
+
+
 def test_a_job_with_a_teacher_survives_json(teacher: Checkpoint, tiny_shards: Shards) -> None:
     job = _job(tiny_shards, Path("run"), distillation=_plan(teacher, terms=ALL, inherit=True))
     assert TrainingJob.from_dict(job.to_dict()) == job

@@ -132,21 +132,11 @@ def test_what_a_mirror_holds_is_no_part_of_what_a_run_is(make_job, tmp_path):
     assert "mirror" not in make_job().to_dict()
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
-    if os.getuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a disk of 2 MiB needs root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 @pytest.mark.faults
 def test_a_full_disk_is_told_with_the_bytes_needed_and_training_goes_on_once_there_is_room(
-    make_job, small_disk
+    make_job, disk_of
 ):
+    small_disk = disk_of(2048)
     expected = run_job(make_job("undisturbed"))
     job = replace(make_job(), folder=small_disk / "run")
     with pytest.raises(InterruptedError):

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -30,30 +25,19 @@ from components.training.loop import LossNotFinite
 from components.training.plan import TrainingPlan
 from components.training.ray_trainer import train
 from components.training.training_job import TrainingJob
+from tests.components.training import ray_nodes as nodes
+from tests.components.training.small_clip import jobs
 
 ROOT = Path(ray_trainer.__file__).parents[2]
 PLAN = TrainingPlan(
     steps=12, batch_size=8, warmup_steps=2, checkpoint_every=4, report_every=3, vocab_size=300
 )
 EXPLODES = {"lr": 1e30, "clip_norm": 0.0, "warmup_steps": 0, "schedule": "constant"}
-# Neither batch statistics nor dropout: two workers compute what one does, but for the order of sums.
-CONFIG = {
-    "vision": "vit", "image_px": 32, "patch_px": 8, "vision_width": 32, "vision_layers": 1,
-    "vision_heads": 2, "text_width": 32, "text_layers": 1, "embed_width": 16,
-}  # fmt: skip
 
 
 @pytest.fixture
 def make_job(tiny_shards, tmp_path):
-    """`make_job("run", steps=3)`: a CLIP of milliseconds in its own folder."""
-
-    def make(name: str, **changes) -> TrainingJob:
-        plan = replace(PLAN, **changes)
-        return TrainingJob(
-            family="clip", config=CONFIG, plan=plan, shards=tiny_shards.path, folder=tmp_path / name
-        )
-
-    return make
+    return jobs(PLAN, tiny_shards, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +49,6 @@ def ray_here():
 
 def steps_of(job: TrainingJob) -> list[int]:
     return [line.step for line in progress.read(job.progress)]
-
-
-def wait_until(condition, limit_s: float = 90.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come to that"
-        time.sleep(0.05)
 
 
 def test_inline_is_the_plain_call_and_hands_on_every_line(make_job):
@@ -228,7 +205,7 @@ def test_a_local_training_whose_caller_ends_leaves_no_process(make_job, ending):
     file = job.folder.with_suffix(".json")
     file.write_text(json.dumps(job.to_dict()))
     with subprocess.Popen([sys.executable, "-c", TRAIN_LOCAL, str(file)], cwd=ROOT) as process:
-        wait_until(lambda: len(steps_of(job)) > 3)
+        nodes.wait_until(lambda: len(steps_of(job)) > 3)
         started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(ending)
         process.wait(timeout=30)
@@ -246,139 +223,46 @@ def test_a_local_training_whose_caller_ends_leaves_no_process(make_job, ending):
     assert steps_of(job)[-1] == last
 
 
-class Head:
-    """A `ray start --head` of a test's own: free ports, a token, one folder that all its command lines name."""
-
-    def __init__(self) -> None:
-        self.temp = Path(tempfile.mkdtemp(prefix="dhead-", dir="/tmp"))
-        token = self.temp / "token"
-        token.touch(0o600)
-        token.write_text(secrets.token_hex(32))
-        gcs, dashboard, agent, client = self._ports(4)
-        self.address = f"http://127.0.0.1:{dashboard}"
-        self.environment = {
-            **os.environ,
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "PYTHONPATH": str(ROOT),
-        }
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                *("--node-ip-address", "127.0.0.1", "--port", str(gcs)),
-                *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)),
-                *("--dashboard-agent-listen-port", str(agent), "--ray-client-server-port", str(client)),
-                *("--num-cpus", "2", "--temp-dir", str(self.temp / "s"), "--disable-usage-stats"),
-            ],
-            env=self.environment, stdout=(self.temp / "log").open("w"), stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    def start(self, job: TrainingJob) -> subprocess.Popen[str]:
-        """A process of its own that trains a job through this Ray, and prints its checkpoint's digest."""
-        file = job.folder.with_suffix(".json")
-        file.write_text(json.dumps(job.to_dict()))
-        return subprocess.Popen(
-            [sys.executable, "-c", THROUGH_JOBS, str(file), self.address],
-            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def training(self, job: TrainingJob) -> list[str]:
-        """Command lines of this Ray that belong to a job: its driver, and Ray's actors for it."""
-        tree = psutil.Process(self.process.pid).children(recursive=True)
-        lines = []
-        for process in tree:
-            try:
-                lines.append(" ".join(process.cmdline()))
-            except psutil.Error:
-                continue
-        ours = (str(job.folder), "ray::TrainController", "ray::RayTrainWorker")
-        return [line for line in lines if any(name in line for name in ours)]
-
-    def end(self) -> None:
-        tree = [
-            *psutil.Process(self.process.pid).children(recursive=True),
-            psutil.Process(self.process.pid),
-        ]
-        for process in tree:
-            try:
-                process.kill()
-            except psutil.Error:
-                continue
-        self.process.wait()
-        psutil.wait_procs(tree, timeout=10)
-        shutil.rmtree(self.temp, ignore_errors=True)
-
-    @staticmethod
-    def _ports(count: int) -> list[int]:
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-        ports = [each.getsockname()[1] for each in sockets]
-        for each in sockets:
-            each.close()
-        return ports
-
-
-THROUGH_JOBS = """
-import sys
-from pathlib import Path
-from components.training.training_job import TrainingJob
-from components.training.ray_trainer import train
-
-job = TrainingJob.read(Path(sys.argv[1]))
-print(train(job, launcher="jobs", address=sys.argv[2], on_line=lambda line: print(line.step)).digest)
-"""
-
-
-@pytest.fixture(scope="module")
-def head():
-    made = Head()
-    try:
-        wait_until(lambda: _answers(made), limit_s=90)
-        yield made
-    finally:
-        made.end()
-
-
-def _answers(head: Head) -> bool:
-    assert head.process.poll() is None, (head.temp / "log").read_text()
-    try:
-        socket.create_connection(("127.0.0.1", int(head.address.rsplit(":", 1)[1])), 1).close()
-    except OSError:
-        return False
-    return True
-
-
 @pytest.mark.stack
-def test_a_job_of_a_running_ray_ends_with_the_checkpoint_of_a_plain_call(make_job, head):
+def test_a_job_of_a_running_ray_ends_with_the_checkpoint_of_a_plain_call(make_job, cluster):
     expected = train(make_job("alone"), launcher="inline")
     job = make_job("job")
     for _ in range(2):  # the second finds it done
-        with head.start(job) as process:
+        with cluster.start(job) as process:
             output, errors = process.communicate()
         assert output.split() == ["3", "6", "9", "12", expected.digest], errors
     failing = make_job("failing", **EXPLODES)
-    with head.start(failing) as process:
+    with cluster.start(failing) as process:
         _, errors = process.communicate()
     assert "TrainingFailed: LossNotFinite: Step" in errors
 
 
+def at_work(cluster: nodes.Cluster, job: TrainingJob) -> list[psutil.Process]:
+    """What of a Ray belongs to a job: its driver, and Ray's actors for it."""
+    return cluster.processes(str(job.folder), "ray::TrainController", "ray::RayTrainWorker")
+
+
 @pytest.mark.stack
 @pytest.mark.faults
-def test_a_caller_that_stops_stops_its_job_and_one_that_was_killed_finds_it_again(make_job, head):
+def test_a_caller_that_stops_stops_its_job_and_one_that_was_killed_finds_it_again(
+    make_job, cluster
+):
     job = make_job("long", steps=100_000, checkpoint_every=100, report_every=10, warmup_steps=0)
-    with head.start(job) as killed:
-        wait_until(lambda: len(steps_of(job)) > 3)
+    with cluster.start(job) as killed:
+        nodes.wait_until(lambda: len(steps_of(job)) > 3)
         killed.kill()
     reached = steps_of(job)[-1]
-    with head.start(job) as attached:
-        wait_until(lambda: steps_of(job)[-1] > reached + 200)
+    with cluster.start(job) as attached:
+        nodes.wait_until(lambda: steps_of(job)[-1] > reached + 200)
         first_line = int(attached.stdout.readline())
         assert first_line == 10, "it hears the lines it missed"
-        assert steps_of(job) == sorted(set(steps_of(job))), "and did not start the job again"
-        assert len(head.training(job)) >= 3, "driver, controller and one worker"
+        steps = steps_of(job)
+        assert steps == sorted(set(steps)), "and did not start the job again"
+        assert len(at_work(cluster, job)) >= 3, "driver, controller and one worker"
         attached.send_signal(signal.SIGINT)
         threading.Thread(target=attached.stdout.read, daemon=True).start()
         attached.wait(timeout=30)
-    wait_until(lambda: not head.training(job), limit_s=15)
+    nodes.wait_until(lambda: not at_work(cluster, job), limit_s=15)
     last = steps_of(job)[-1]
     time.sleep(1)
     assert steps_of(job)[-1] == last

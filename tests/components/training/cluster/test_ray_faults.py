@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -27,6 +26,7 @@ from components.training.plan import TrainingPlan
 from components.training.training_job import TrainingJob
 from tests.components.training import group
 from tests.components.training import ray_nodes as nodes
+from tests.components.training.small_clip import jobs
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
@@ -34,32 +34,11 @@ PLAN = TrainingPlan(
     steps=700, batch_size=8, warmup_steps=2, checkpoint_every=50, report_every=1, vocab_size=300,
     workers=2, cpus_per_worker=0.5, eps=1e-3,
 )  # fmt: skip
-CONFIG = {
-    "vision": "vit", "image_px": 32, "patch_px": 8, "vision_width": 32, "vision_layers": 1,
-    "vision_heads": 2, "text_width": 32, "text_layers": 1, "embed_width": 16,
-}  # fmt: skip
 
 
 @pytest.fixture
 def make_job(tiny_shards, tmp_path):
-    def make(name: str, **changes) -> TrainingJob:
-        plan = replace(PLAN, **changes)
-        return TrainingJob(
-            family="clip", config=CONFIG, plan=plan, shards=tiny_shards.path, folder=tmp_path / name
-        )
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """One node, until the last test that uses it kills it."""
-    made = nodes.Cluster()
-    try:
-        nodes.wait_until(made.is_up)
-        yield made
-    finally:
-        made.end()
+    return jobs(PLAN, tiny_shards, tmp_path)
 
 
 @pytest.fixture
@@ -189,6 +168,41 @@ def test_a_training_on_two_nodes_goes_on_with_one_when_the_other_is_lost(
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-3, msg=name)
     assert {line.step for line in progress.read(job.progress)} == set(range(1, 701))
+
+
+@pytest.mark.slow  # Ray looks once a minute whether there is room for more
+@pytest.mark.skipif(not _may_unshare(), reason="network namespaces need root and iproute2")
+def test_a_training_that_lost_a_node_grows_again_when_the_node_is_back(make_job, clusters):
+    # So many steps last longer than the loss and the minute until it grows.
+    settings = {"lr": 1e-4, "steps": 2500, "batch_size": 32}
+    job = make_job("run", min_workers=1, cpus_per_worker=1.0, **settings)
+    with nodes.namespaces(2) as ((here, first), (there, second)):
+        cluster = clusters(cpus=1, host=here, prefix=first, GLOO_SOCKET_IFNAME=_device(first))
+        lost = cluster.join(1, there, second)
+        nodes.wait_until(lambda: cluster.processes("raylet", node=1))
+        time.sleep(3)
+        with cluster.start(job) as caller:
+            nodes.wait_until(lambda: len(at_work(job)) == 2, 240)
+            disturb(job, "node lost", lambda: nodes.kill_tree(lost))
+            nodes.wait_until(lambda: len(at_work(job)) == 1)
+            cluster.join(1, there, second)
+            grown_s = nodes.wait_until(lambda: len(at_work(job)) == 2, 180)
+            reached = last_step(job)
+            assert reached < job.steps, "it grew before its end"
+            theirs = {each.pid for each in cluster.processes("", node=2)}
+            assert len(theirs & set(at_work(job).values())) == 1, "one worker on each node"
+            new_s = nodes.wait_until(lambda: last_step(job) > reached + 5, 120)
+            assert len(at_work(job)) == 2
+            print(f"node back: 2 workers after {grown_s:.1f} s, a new step {new_s:.1f} s later")
+            output, errors = caller.communicate()
+        assert output.split()[-1] == latest(job.checkpoints).digest, errors
+        cluster.end()
+    alone = make_job("alone", workers=1, **settings)
+    run_job(alone)
+    weights = [load_file(each.final / "weights.safetensors") for each in (alone, job)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-3, msg=name)
+    assert {line.step for line in progress.read(job.progress)} == set(range(1, 2501))
 
 
 def _device(prefix: tuple[str, ...]) -> str:

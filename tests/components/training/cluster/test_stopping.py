@@ -17,7 +17,7 @@ from components.training.job import run_job
 from components.training.loop import Interrupted
 from components.training.plan import TrainingPlan
 from components.training.ray_trainer import train
-from components.training.training_job import TrainingJob
+from tests.components.training.small_clip import jobs
 
 ROOT = Path(presence.__file__).parents[3]
 PLAN = TrainingPlan(
@@ -31,12 +31,7 @@ CONFIG = {
 
 @pytest.fixture
 def make_job(tiny_shards, tmp_path):
-    def make(name: str) -> TrainingJob:
-        return TrainingJob(
-            family="clip", config=CONFIG, plan=PLAN, shards=tiny_shards.path, folder=tmp_path / name
-        )
-
-    return make
+    return jobs(PLAN, tiny_shards, tmp_path, CONFIG)
 
 
 def at(step: int, act):

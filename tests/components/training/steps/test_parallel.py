@@ -15,27 +15,19 @@ from components.training.plan import TrainingPlan
 from components.training.steps.parallel import _blocks
 from components.training.training_job import TrainingJob
 from tests.components.training import group
+from tests.components.training.small_clip import CONFIG, jobs
 
 # eps: Adam divides by gradients; where they are all but 0, the order of sums would show at full size.
 PLAN = TrainingPlan(
     steps=8, batch_size=8, warmup_steps=2, checkpoint_every=4, report_every=4, vocab_size=300,
     eps=1e-3, workers=2, accumulate=2, ema=0.9, lookahead=3,
 )  # fmt: skip
-CONFIG = {
-    "vision": "vit", "image_px": 32, "patch_px": 8, "vision_width": 32, "vision_layers": 2,
-    "vision_heads": 2, "text_width": 32, "text_layers": 2, "embed_width": 16,
-}  # fmt: skip
+TWO_LAYERS = {**CONFIG, "vision_layers": 2, "text_layers": 2}
 
 
 @pytest.fixture
 def make_job(tiny_shards, tmp_path):
-    def make(name: str, **changes) -> TrainingJob:
-        plan = replace(PLAN, **changes)
-        return TrainingJob(
-            family="clip", config=CONFIG, plan=plan, shards=tiny_shards.path, folder=tmp_path / name
-        )
-
-    return make
+    return jobs(PLAN, tiny_shards, tmp_path, TWO_LAYERS)
 
 
 def same(one: TrainingJob, other: TrainingJob, tolerance: float) -> None:
@@ -54,15 +46,22 @@ def test_two_workers_train_what_one_does_in_copies_or_slices_and_any_goes_on_fro
     to_ddp, to_fsdp = make_job("to_ddp"), make_job("to_fsdp", parallel="fsdp")
     begun = [(replace(to_ddp, plan=fsdp.plan), 5), (replace(to_fsdp, plan=ddp.plan), 5)]
     alone, grown = make_job("alone", workers=1), make_job("grown")
+    by_layer = {"optimiser": "lamb", "weight_decay": 0.1}
+    lamb, lamb_alone = (
+        make_job("lamb", parallel="fsdp", **by_layer),
+        make_job("lamb_alone", workers=1, **by_layer),
+    )
     run_job(alone)
+    run_job(lamb_alone)
     with pytest.raises(Interrupted):
         run_job(replace(grown, plan=alone.plan), stop=lambda step: step == 5)
-    ended = [(ddp, 0), (fsdp, 0), (to_ddp, 0), (to_fsdp, 0), (grown, 0)]
+    ended = [(ddp, 0), (fsdp, 0), (to_ddp, 0), (to_fsdp, 0), (grown, 0), (lamb, 0)]
     group.run_all([*begun, *ended], tmp_path / "two", world=2)
     for other in (fsdp, to_ddp, to_fsdp):
         same(ddp, other, 1e-6)
     same(alone, fsdp, 1e-5)
     same(alone, grown, 1e-5)
+    same(lamb_alone, lamb, 1e-5)
 
 
 def test_four_workers_train_what_one_does(make_job, tmp_path):

@@ -18,11 +18,8 @@ from components.training.sweeps.trials import Sweep, Trial, best
 from components.training.sweeps.trying import attempt
 from components.training.teachers.teaching import Distillation
 from components.training.training_job import TrainingJob
+from tests.components.training.small_clip import CONFIG
 
-CONFIG = {
-    "vision": "vit", "image_px": 32, "patch_px": 8, "vision_width": 32, "vision_layers": 1,
-    "vision_heads": 2, "text_width": 32, "text_layers": 1, "embed_width": 16,
-}  # fmt: skip
 PLAN = TrainingPlan(
     steps=6, batch_size=8, warmup_steps=0, checkpoint_every=2, report_every=1, vocab_size=300
 )

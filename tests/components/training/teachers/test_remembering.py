@@ -221,7 +221,7 @@ def test_remembered_words_are_the_kept_part_of_the_teachers_own(beside: Beside) 
 
 
 def test_terms_that_are_not_kept_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"for prefix, gates, only for affinity, .*token_kl"):
+    with pytest.raises(ConfigError, match=r"for gates, prefix, only for affinity, .*token_kl"):
         terms = {"token_kl": 1.0, "prefix": 1.0, "gates": 0.1, "latents": 0.0}
         Distillation(teacher=ORIGIN, terms=terms, remember=True)
 
