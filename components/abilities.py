@@ -118,11 +118,9 @@ class Contrasts(Embeds, Protocol):
 class DecoderState(Protocol):
     """A decoder's memory and cache for a batch of texts being written."""
 
-    def repeat(self, times: int) -> Self:
-        """Each row `times` times, rows of one image side by side."""
-
     def reorder(self, index_N: Tensor) -> Self:
-        """Row i becomes what row index_N[i] was: whole prefixes move, and rows nobody names are dropped."""
+        """Text i becomes what text index_N[i] was: whole prefixes move, one may be named many times, and those that
+        nobody names are dropped. Texts of one image that stay side by side are not copied."""
 
 
 @runtime_checkable
@@ -147,7 +145,7 @@ class Captions(Protocol):
         """
 
     def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor]:
-        """Append one token to every row: (state, hidden_ND of it)."""
+        """Append one token to every text: (state, hidden_ND of it)."""
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) of the word that follows each state of `step`."""
@@ -307,14 +305,16 @@ class LanguageModel(Protocol):
         self,
         inputs_BTD: Tensor,
         *,
-        past: Any = None,
         positions_BT: Tensor | None = None,
         mask_BT: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """Embeddings -> (hidden_BTD after the final norm, cache with `repeat` and `reorder`).
+        """Embeddings -> (hidden_BTD after the final norm, a `TextCache` of them, one text a row).
 
-        mask_BT: bool over past and inputs together, False where a row is padded.
+        mask_BT: bool, False where a row is padded.
         """
+
+    def step(self, inputs_ND: Tensor, past: Any) -> tuple[Tensor, Any]:
+        """The embedding of one more token of each text -> (hidden_ND, the cache with them in it)."""
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """(B, T, vocab_size)."""

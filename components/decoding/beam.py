@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from components.abilities import Captions
-from components.decoding.logits import log_probabilities
+from components.decoding.logits import likeliest
 from components.decoding.options import check
 
 NEVER = float("-inf")
@@ -38,11 +38,11 @@ def beam(
     Raises BadOption for either out of range, BadLogits for NaN. The model should be in eval mode.
     """
     check(beams=beams, length_penalty=length_penalty)
-    state, logits_BV, _ = model.prefill(pixels_BCHW, keys_B, prompts)
-    search = Search(logits_BV, beams, eos_id, max_tokens, length_penalty)
-    state, logits_NV = state.repeat(beams), logits_BV.repeat_interleave(beams, dim=0)
+    state, logits_NV, _ = model.prefill(pixels_BCHW, keys_B, prompts)
+    search = Search(logits_NV, beams, eos_id, max_tokens, length_penalty)
     while True:
-        index_N, words_N = search.extend(log_probabilities(logits_NV))
+        # Of each image 2 K continuations are looked at, so that K remain if K of them end.
+        index_N, words_N = search.extend(*likeliest(logits_NV, 2 * beams))
         if search.over:
             return search.best()
         state, hidden_ND = model.step(state.reorder(index_N), words_N)
@@ -73,17 +73,20 @@ class Search:
         self._beams, self._eos_id = beams, eos_id
         self._max_tokens, self._alpha = max_tokens, length_penalty
         images, device = len(like_BV), like_BV.device
-        # All beams of an image start equal: only the first may be continued, or K copies of one text would follow.
-        self._sums_BK = torch.full((images, beams), NEVER, device=device)
-        self._sums_BK[:, 0] = 0
-        self._texts_BKT = torch.empty((images, beams, 0), dtype=torch.long, device=device)
-        self._first_row_B1 = torch.arange(images, device=device)[:, None] * beams
+        # An image starts with one text; its likeliest words make the K.
+        self._sums_BK = torch.zeros((images, 1), device=device)
+        self._texts_BKT = torch.empty((images, 1, 0), dtype=torch.long, device=device)
+        self._image_B1 = torch.arange(images, device=device)[:, None]
         self._pools = [Pool() for _ in range(images)]
         self.over = False
 
-    def extend(self, log_probs_NV: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the next word to every text: which row each one continues, and its word; each (images x beams,)."""
-        from_BK, word_BK = self._collect_and_keep(log_probs_NV)
+    def extend(self, log_probs_NL: Tensor, words_NL: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the next word to every text: which text each one continues, and its word; each (images x beams,).
+
+        log_probs_NL, words_NL: each text's likeliest words, best first.
+        """
+        texts = self._texts_BKT.shape[1]
+        from_BK, word_BK = self._collect_and_keep(log_probs_NL, words_NL)
         length = self._texts_BKT.shape[-1]
         prefixes_BKT = self._texts_BKT.gather(1, from_BK[..., None].expand(-1, -1, length))
         self._texts_BKT = torch.cat([prefixes_BKT, word_BK[..., None]], dim=-1)
@@ -93,22 +96,20 @@ class Search:
         done = [self._is_done(*pair) for pair in zip(self._pools, best_alive_B, strict=True)]
         self._sums_BK[torch.tensor(done, device=self._sums_BK.device)] = NEVER
         self.over = all(done)
-        return (self._first_row_B1 + from_BK).flatten(), word_BK.flatten()
+        return (self._image_B1 * texts + from_BK).flatten(), word_BK.flatten()
 
     def best(self) -> list[list[int]]:
         """The best finished text of each image."""
         return [pool.best for pool in self._pools]
 
-    def _collect_and_keep(self, log_probs_NV: Tensor) -> tuple[Tensor, Tensor]:
-        """Texts that end among the K best go to their pool; the K best that do not end stay alive.
-
-        Of each image 2 K continuations are looked at, so that K remain if K of them end.
-        """
-        beams, vocabulary = self._beams, log_probs_NV.shape[-1]
-        sums_BKV = self._sums_BK[..., None] + log_probs_NV.view(-1, beams, vocabulary)
-        looked = min(2 * beams, beams * vocabulary)
-        sums_BL, index_BL = sums_BKV.flatten(1).topk(looked, dim=1)
-        from_BL, word_BL = index_BL // vocabulary, index_BL % vocabulary
+    def _collect_and_keep(self, log_probs_NL: Tensor, words_NL: Tensor) -> tuple[Tensor, Tensor]:
+        """Texts that end among the K best go to their pool; the K best that do not end stay alive."""
+        beams, looked = self._beams, log_probs_NL.shape[-1]
+        images, texts = self._sums_BK.shape
+        sums_BKL = self._sums_BK[..., None] + log_probs_NL.view(images, texts, looked)
+        sums_BL, index_BL = sums_BKL.flatten(1).topk(min(2 * beams, texts * looked), dim=1)
+        from_BL = index_BL // looked
+        word_BL = words_NL.view(images, -1).gather(1, index_BL)
         ends_BL = word_BL == self._eos_id
         ended_BK = (ends_BL & (sums_BL > NEVER))[:, :beams]
         length = self._texts_BKT.shape[-1] + 1

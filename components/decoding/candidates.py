@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.abilities import Captions
-from components.decoding.logits import BadLogits, log_probabilities
+from components.decoding.logits import BadLogits, likeliest
 from components.decoding.options import check
 
 Scorer = Callable[[Any, Tensor], Tensor]
@@ -129,9 +129,8 @@ class _Ahead:
 
 
 def _look_ahead(model: Captions, state: Any, logits_BV: Tensor, weights: Weights) -> _Ahead:
-    log_probs_BV = log_probabilities(logits_BV)
-    likely_BK, words_BK = log_probs_BV.topk(min(weights.top_k, log_probs_BV.shape[1]), dim=1)
-    probs_BK = likely_BK.exp()
+    log_probs_BK, words_BK = likeliest(logits_BV, weights.top_k)
+    probs_BK = log_probs_BK.exp()
     read_BK = _within(probs_BK, weights.top_p)
     most = int(read_BK.sum(dim=1).max())
     words_BK, probs_BK, read_BK = words_BK[:, :most], probs_BK[:, :most], read_BK[:, :most]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from components.abilities import Captions
-from components.decoding.logits import log_probabilities
+from components.decoding.logits import likeliest_one
 
 
 @torch.no_grad()
@@ -27,11 +27,11 @@ def greedy(
     Raises BadLogits. The model should be in eval mode.
     """
     state, logits_BV, _ = model.prefill(pixels_BCHW, keys_B, prompts)
-    written = [log_probabilities(logits_BV).argmax(dim=-1)]
+    written = [likeliest_one(logits_BV)]
     ended_B = written[0] == eos_id
     while len(written) < max_tokens and not bool(ended_B.all()):
         state, hidden_BD = model.step(state, written[-1])
-        written.append(log_probabilities(model.logits(hidden_BD)).argmax(dim=-1))
+        written.append(likeliest_one(model.logits(hidden_BD)))
         ended_B = ended_B | (written[-1] == eos_id)
     return [until(row, eos_id) for row in torch.stack(written, dim=1).tolist()]
 

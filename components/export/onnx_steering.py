@@ -68,14 +68,15 @@ class _Lm(nn.Module):
         """The ids as they are: the files read those."""
         return tokens_BT
 
-    def run(self, inputs_BT: Tensor, *, past: Any = None, **_: Any) -> tuple[Tensor, Any]:
-        """Texts of one length, or one token more of each."""
-        if past is None:
-            hidden_BTD, *state = self._prefill((inputs_BT,))
-        else:
-            hidden_BD, *state = self._step((inputs_BT[:, 0], *leaves(past)))
-            hidden_BTD = hidden_BD[:, None]
+    def run(self, inputs_BT: Tensor, **_: Any) -> tuple[Tensor, Any]:
+        """Texts of one length."""
+        hidden_BTD, *state = self._prefill((inputs_BT,))
         return hidden_BTD, with_leaves(self._like, state)
+
+    def step(self, inputs_N: Tensor, past: Any) -> tuple[Tensor, Any]:
+        """One token more of each text, which the file reads in a row of its own."""
+        hidden_ND, *state = self._step((inputs_N, *leaves(past.apart())))
+        return hidden_ND, with_leaves(self._like, state)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, vocab_size)."""

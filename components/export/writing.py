@@ -41,7 +41,7 @@ def language_model(lm: Any, tokens: Tensor) -> list[Graph]:
         return lm.run(lm.embed(tokens_BT))[1]
 
     def then(state: Any) -> Any:
-        return lm.run(lm.embed(tokens[:2, 1:2]), past=state)[1]
+        return lm.step(lm.embed(tokens[:2, 1]), state)[1]
 
     first, three = read(tokens[:2, :2]), read(tokens[:, :1])
     after = then(first)
@@ -104,9 +104,8 @@ class _LmStep(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         tokens_N, *state = inputs
-        words_N1D = self.lm.embed(tokens_N[:, None])
-        hidden_N1D, after = self.lm.run(words_N1D, past=with_leaves(self._like, state))
-        return hidden_N1D[:, -1], *leaves(after)
+        hidden_ND, after = self.lm.step(self.lm.embed(tokens_N), with_leaves(self._like, state))
+        return hidden_ND, *leaves(after)
 
 
 class _LmLogits(nn.Module):

@@ -94,14 +94,18 @@ class AdaptedLm(nn.Module):
         self,
         inputs_BTD: Tensor,
         *,
-        past: Any = None,
         positions_BT: Tensor | None = None,
         mask_BT: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """Embeddings -> (hidden_BTD after the final norm, the cache with them in it), as the part's own `run`."""
+        """Embeddings -> (hidden_BTD after the final norm, the cache of them), as the part's own `run`."""
         found: tuple[Tensor, Any] = self.lm.run(
-            inputs_BTD, past=past, positions_BT=positions_BT, mask_BT=mask_BT
+            inputs_BTD, positions_BT=positions_BT, mask_BT=mask_BT
         )
+        return found
+
+    def step(self, inputs_ND: Tensor, past: Any) -> tuple[Tensor, Any]:
+        """One more token of each text, as the part's own `step`."""
+        found: tuple[Tensor, Any] = self.lm.step(inputs_ND, past)
         return found
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:

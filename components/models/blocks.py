@@ -22,6 +22,13 @@ class KeysValues(NamedTuple):
         """Rows in another order, or fewer, or repeated."""
         return KeysValues(self.keys.index_select(0, index_N), self.values.index_select(0, index_N))
 
+    def columns(self, index_N: Tensor, column_NS: Tensor) -> KeysValues:
+        """Rows as by `select`, and of each row some of its tokens, in an order of its own."""
+        row_N1 = index_N[:, None]
+        return KeysValues(
+            *(kept.transpose(1, 2)[row_N1, column_NS].transpose(1, 2) for kept in self)
+        )
+
 
 def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
     """(B, T, D) -> (B, heads, T, D / heads)."""

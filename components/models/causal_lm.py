@@ -17,6 +17,7 @@ from components.config import Config, ConfigError
 from components.models.blocks import KeysValues
 from components.models.graphs import has_values
 from components.models.lm_layouts import build, layout_of
+from components.models.text_cache import TextCache
 from components.objectives.contrastive import simctg
 from components.objectives.language import predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
@@ -103,32 +104,6 @@ class CausalLmConfig(Config):
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class KvCache:
-    """What a language model remembers of the tokens read; no call changes it."""
-
-    layers: tuple[KeysValues, ...]
-    mask_BT: Tensor
-    """bool: False where a row was padded."""
-    next_B: Tensor
-    """int64: the position of each row's next token."""
-
-    @property
-    def length(self) -> int:
-        """Tokens read so far, padding counted."""
-        return self.mask_BT.shape[1]
-
-    def repeat(self, times: int) -> KvCache:
-        """Each row `times` times, side by side."""
-        rows = torch.arange(len(self.next_B), device=self.next_B.device)
-        return self.reorder(rows.repeat_interleave(times))
-
-    def reorder(self, index_N: Tensor) -> KvCache:
-        """Row i becomes what row index_N[i] was."""
-        layers = tuple(layer.select(index_N) for layer in self.layers)
-        return KvCache(layers, self.mask_BT[index_N], self.next_B[index_N])
-
-
 class CausalLm(nn.Module):
     """Learns to continue texts, and lets others read and write through embeddings, states and a cache."""
 
@@ -162,36 +137,57 @@ class CausalLm(nn.Module):
         self,
         inputs_BTD: Tensor,
         *,
-        past: KvCache | None = None,
         positions_BT: Tensor | None = None,
         mask_BT: Tensor | None = None,
-    ) -> tuple[Tensor, KvCache]:
-        """Embeddings -> (hidden_BTD after the final norm, the cache with them in it).
+    ) -> tuple[Tensor, TextCache]:
+        """Embeddings -> (hidden_BTD after the final norm, the cache of them, one text a row).
 
-        positions_BT: of the inputs; by default they go on from the past, and padding takes none, so that a row padded
-            on the left reads as it does alone.
-        mask_BT: bool over past and inputs together, False where a row is padded; the cache remembers it.
+        positions_BT: of the inputs; by default from 0 on, and padding takes none, so that a row padded on the left reads
+            as it does alone.
+        mask_BT: bool, False where a row is padded; the cache remembers it.
         Raises ContextTooLong for a position that does not exist.
         """
+        rows = inputs_BTD.shape[0]
+        if mask_BT is None:
+            mask_BT = torch.ones(inputs_BTD.shape[:2], dtype=torch.bool, device=inputs_BTD.device)
+        mask_BT = mask_BT.bool()
+        if positions_BT is None:
+            positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+        hidden_BTD, layers = self._read(inputs_BTD, mask_BT.long(), positions_BT, ())
+        next_B1 = (positions_BT.max(dim=1, keepdim=True).values + 1).expand(rows, 1)
+        return hidden_BTD, TextCache(layers, next_B1, mask_BT[:, None])
+
+    def step(self, inputs_ND: Tensor, past: TextCache) -> tuple[Tensor, TextCache]:
+        """The embedding of one more token of each text -> (hidden_ND, the cache with them in it).
+
+        Raises ContextTooLong for a position that does not exist.
+        """
+        sees_RQS = past.sees_next()
+        assert sees_RQS is not None, "`run` remembers what each text has read"
+        # Of texts that stand alone `transformers` makes what is fastest; a mask of four dimensions it takes as it is.
+        mask = sees_RQS[:, 0].long() if sees_RQS.shape[1] == 1 else sees_RQS[:, None]
+        hidden_RQD, layers = self._read(past.by_row(inputs_ND), mask, past.next_RQ, past.layers)
+        return hidden_RQD.flatten(0, 1), past.grown(layers)
+
+    def _read(
+        self,
+        inputs_BTD: Tensor,
+        mask: Tensor,
+        positions_BT: Tensor,
+        past: tuple[KeysValues, ...],
+    ) -> tuple[Tensor, tuple[KeysValues, ...]]:
         from transformers.cache_utils import DynamicCache
 
-        rows, new = inputs_BTD.shape[:2]
-        mask_BT = _whole_mask(mask_BT, past, inputs_BTD)
-        new_mask_BT = mask_BT[:, -new:]
-        if positions_BT is None:
-            first_B1 = past.next_B[:, None] if past else 0
-            positions_BT = (new_mask_BT.cumsum(1) - 1).clamp(min=0) + first_B1
         self._refuse_beyond(positions_BT)
         out = self.model.get_submodule(self._trunk)(
             inputs_embeds=inputs_BTD,
-            attention_mask=mask_BT.long(),
+            attention_mask=mask,
             position_ids=positions_BT,
-            past_key_values=DynamicCache(past.layers) if past else DynamicCache(),
+            past_key_values=DynamicCache(past) if past else DynamicCache(),
             use_cache=True,
         )
         layers = tuple(KeysValues(kept[0], kept[1]) for kept in out.past_key_values)
-        next_B = positions_BT.max(dim=1).values + 1
-        return out.last_hidden_state, KvCache(layers, mask_BT, next_B.expand(rows))
+        return out.last_hidden_state, layers
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """States -> (..., vocab_size)."""
@@ -293,13 +289,6 @@ def _random(config: CausalLmConfig) -> nn.Module:
         dropout=config.dropout,
         settings=config.settings,
     )
-
-
-def _whole_mask(mask_BT: Tensor | None, past: KvCache | None, inputs_BTD: Tensor) -> Tensor:
-    if mask_BT is not None:
-        return mask_BT.bool()
-    new_BT = torch.ones(inputs_BTD.shape[:2], dtype=torch.bool, device=inputs_BTD.device)
-    return torch.cat([past.mask_BT, new_BT], dim=1) if past else new_BT
 
 
 def _real(tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:

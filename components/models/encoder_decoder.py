@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.models.blocks import CrossAttention, KeysValues, SelfAttention
+from components.models.text_cache import TextCache, taken
 
 
 class EncoderLayer(nn.Module):
@@ -46,10 +47,15 @@ class DecoderLayer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(
-        self, x_BSD: Tensor, memory: KeysValues, seen_BM: Tensor, past: KeysValues | None
+        self,
+        x_BSD: Tensor,
+        memory: KeysValues,
+        seen_BM: Tensor,
+        past: KeysValues | None,
+        mask: Tensor | None,
     ) -> tuple[Tensor, KeysValues]:
-        """The next representation, and this layer's keys and values of the words."""
-        read, kept = self.words(self.norms[0](x_BSD), past, causal=True)
+        """The next representation, and this layer's keys and values of the words; `past` and `mask` as in `attend`."""
+        read, kept = self.words(self.norms[0](x_BSD), past, causal=True, mask=mask)
         x_BSD = x_BSD + self.drop(read)
         x_BSD = x_BSD + self.drop(self.memory(self.norms[1](x_BSD), memory, seen_BM))
         return x_BSD + self.drop(self.inner(self.norms[2](x_BSD))), kept
@@ -66,33 +72,19 @@ def _inner(width: int, dropout: float) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Writing:
-    """What was read, as each decoder layer's keys and values, and the words written so far; one row a text."""
+    """What was read, as each decoder layer's keys and values, and the words written so far."""
 
     memory: tuple[KeysValues, ...]
-    seen_NM: Tensor
+    """A row for each of the words'."""
+    seen_RM: Tensor
     """bool: False where the memory holds padding."""
-    given_N: Tensor
-    """int64: tokens of the prefix, `<bos>` counted."""
-    words: tuple[KeysValues, ...] = ()
-
-    @property
-    def written(self) -> int:
-        """Tokens the decoder read so far, its `<bos>` counted."""
-        return self.words[0].keys.shape[2] if self.words else 0
-
-    def repeat(self, times: int) -> Writing:
-        """Each row `times` times, side by side."""
-        rows_N = torch.arange(len(self.given_N), device=self.given_N.device)
-        return self.reorder(rows_N.repeat_interleave(times))
+    words: TextCache
 
     def reorder(self, index_N: Tensor) -> Writing:
-        """Row i becomes what row index_N[i] was, its image and prefix too."""
-        return Writing(
-            tuple(kept.select(index_N) for kept in self.memory),
-            self.seen_NM[index_N],
-            self.given_N[index_N],
-            tuple(kept.select(index_N) for kept in self.words),
-        )
+        """Text i becomes what text index_N[i] was, its image and prefix too."""
+        words, row_R = self.words.moved(index_N)
+        seen_RM = self.seen_RM if row_R is None else self.seen_RM[row_R]
+        return Writing(taken(self.memory, row_R), seen_RM, words)
 
 
 def relative_index(side: int) -> Tensor:

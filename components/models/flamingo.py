@@ -141,10 +141,10 @@ class Flamingo(GatedReader):
         return self._prefill_texts(texts, latents_NRD[rows_MS.clamp(min=0)])
 
     def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor]:
-        """Append one token to every row: (state, hidden_ND)."""
+        """Append one token to every text: (state, hidden_ND)."""
         with self._looking(state.media):
-            hidden_N1D, past = self.lm.run(self._embed(tokens_N[:, None]), past=state.past)
-        return Written(past, state.media), hidden_N1D[:, -1]
+            hidden_ND, past = self.lm.step(self._embed(tokens_N), state.past)
+        return Written(past, state.media), hidden_ND
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) of the word that follows each state: a chunk may end as a document does, and nobody writes an image."""

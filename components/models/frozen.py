@@ -227,9 +227,9 @@ class Frozen(nn.Module):
         return self._read(rows)
 
     def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor]:
-        """Append one token to every row: (state, hidden_ND)."""
-        hidden_N1D, state = self.lm.run(self.lm.embed(tokens_N[:, None]), past=state)
-        return state, hidden_N1D[:, -1]
+        """Append one token to every text: (state, hidden_ND)."""
+        hidden_ND, state = self.lm.step(self.lm.embed(tokens_N), state)
+        return state, hidden_ND
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) of the word that follows each state."""

@@ -21,11 +21,12 @@ from components.models.gated import GatedCrossAttention, looked_from, looking
 from components.models.interleave import Marks, require_room
 from components.models.parts import NO_PARTS, Part, handed
 from components.models.resampler import Resampler
+from components.models.text_cache import taken
 
 
 @dataclass(frozen=True)
 class Written:
-    """The text so far in the LM's cache, and the image it is about as each gated layer's keys and values.
+    """The texts so far in the LM's cache, and the image of each row as each gated layer's keys and values.
 
     What is written after the prompt holds no `<image>`, so it all looks at the prompt's last one.
     """
@@ -33,15 +34,10 @@ class Written:
     past: Any
     media: tuple[KeysValues, ...]
 
-    def repeat(self, times: int) -> Written:
-        """Each row `times` times, side by side."""
-        rows = torch.arange(len(self.media[0].keys), device=self.media[0].keys.device)
-        return self.reorder(rows.repeat_interleave(times))
-
     def reorder(self, index_N: Tensor) -> Written:
-        """Row i becomes what row index_N[i] was."""
-        media = tuple(image.select(index_N) for image in self.media)
-        return Written(self.past.reorder(index_N), media)
+        """Text i becomes what text index_N[i] was."""
+        past, row_R = self.past.moved(index_N)
+        return Written(past, taken(self.media, row_R))
 
 
 class GatedReader(nn.Module):

@@ -64,21 +64,16 @@ class Steered:
     """
 
     read: Any
-    """The language model's cache; a row a distinct text."""
+    """The language model's cache, of the distinct texts."""
     place_N: Tensor
-    """int64: the row of the cache that each text has."""
+    """int64: which of the cache's texts each one is."""
     images_ND: Tensor
     """Of length 1."""
     words: tuple[tuple[int, ...], ...]
     """Written ids of each row, without `<bos>` and prompt: what the CLIP is to judge."""
 
-    def repeat(self, times: int) -> Steered:
-        """Each row `times` times, side by side."""
-        rows = torch.arange(len(self.place_N), device=self.place_N.device)
-        return self.reorder(rows.repeat_interleave(times))
-
     def reorder(self, index_N: Tensor) -> Steered:
-        """Row i becomes what row index_N[i] was."""
+        """Text i becomes what text index_N[i] was."""
         words = tuple(self.words[row] for row in index_N.tolist())
         return Steered(self.read, self.place_N[index_N], self.images_ND[index_N], words)
 
@@ -138,15 +133,13 @@ class Magic(nn.Module):
         return state, logits_UV[place_B], start.hide_padding(hidden_UTD)[place_B]
 
     def step(self, state: Steered, tokens_N: Tensor) -> tuple[Steered, Tensor]:
-        """Append one token to every row: (state, hidden_ND)."""
+        """Append one token to every text: (state, hidden_ND)."""
         longer = list(zip(state.place_N.tolist(), tokens_N.tolist(), strict=True))
         distinct, place_N = _distinct(longer, tokens_N.device)
         source_U, tokens_U = torch.tensor(distinct, device=tokens_N.device).unbind(1)
-        hidden_U1D, read = self.lm.run(
-            self.lm.embed(tokens_U[:, None]), past=state.read.reorder(source_U)
-        )
+        hidden_UD, read = self.lm.step(self.lm.embed(tokens_U), state.read.reorder(source_U))
         words = tuple((*row, token) for row, (_, token) in zip(state.words, longer, strict=True))
-        return Steered(read, place_N, state.images_ND, words), hidden_U1D[place_N, 0]
+        return Steered(read, place_N, state.images_ND, words), hidden_UD[place_N]
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) of the word that follows each state."""

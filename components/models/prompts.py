@@ -16,6 +16,8 @@ from torch import Tensor
 from components.abilities import CannotAnswer, Captions
 from components.data.texts import question_prompt
 from components.decoding.greedy import greedy
+from components.models.blocks import KeysValues
+from components.models.text_cache import TextCache
 
 if TYPE_CHECKING:
     from components.data.text import Tokenizer
@@ -73,9 +75,10 @@ class Given:
     @property
     def positions_BT(self) -> Tensor:
         """Place of each token in its own text, from 0 at `<bos>`; 0 at padding too."""
-        return positions(self.padding_B, 0, self.tokens_BT.shape[1], self.tokens_BT.device).expand(
-            len(self.tokens_BT), -1
-        )
+        place_BT = torch.arange(self.tokens_BT.shape[1], device=self.tokens_BT.device)[None]
+        if self.padding_B is not None:
+            place_BT = (place_BT - self.padding_B[:, None]).clamp(min=0)
+        return place_BT.expand(self.tokens_BT.shape[0], -1)
 
     @property
     def real_BT(self) -> Tensor | None:
@@ -85,12 +88,29 @@ class Given:
         column_T = torch.arange(self.tokens_BT.shape[1], device=self.tokens_BT.device)
         return column_T >= self.padding_B[:, None]
 
+    @property
+    def mask(self) -> Tensor | None:
+        """Which tokens (last dimension) each token may read: bool (B, 1, T, T); None if no row is padded.
+
+        Causal, and without padding; but padding reads itself, since a softmax over nothing is NaN and would spread.
+        """
+        real_BT = self.real_BT
+        if real_BT is None:
+            return None
+        column_T = torch.arange(real_BT.shape[1], device=real_BT.device)
+        asking_T1 = column_T[:, None]
+        return ((column_T <= asking_T1) & real_BT[:, None] | (column_T == asking_T1))[:, None]
+
+    def cache(self, layers: Sequence[KeysValues]) -> TextCache:
+        """What was read of it, as each layer's keys and values, to go on from."""
+        next_B1 = self.positions_BT[:, -1:] + 1
+        real_BT = self.real_BT
+        return TextCache(tuple(layers), next_B1, None if real_BT is None else real_BT[:, None])
+
     def hide_padding(self, hidden_BTD: Tensor) -> Tensor:
         """Hidden states with zeros at padding, as `Captions.prefill` returns them."""
-        if self.padding_B is None:
-            return hidden_BTD
-        column_T = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device)
-        return hidden_BTD * (column_T >= self.padding_B[:, None]).unsqueeze(-1)
+        real_BT = self.real_BT
+        return hidden_BTD if real_BT is None else hidden_BTD * real_BT.unsqueeze(-1)
 
 
 def given(prompts: Prompts, rows: int, *, bos_id: int, pad_id: int, device: Any) -> Given:
@@ -109,24 +129,3 @@ def given(prompts: Prompts, rows: int, *, bos_id: int, pad_id: int, device: Any)
     ]
     padding_B = torch.tensor(padding, device=device) if any(padding) else None
     return Given(torch.tensor(texts, dtype=torch.long, device=device), padding_B)
-
-
-def positions(padding_N: Tensor | None, start: int, count: int, device: Any) -> Tensor:
-    """Place in its own text of each of `count` columns from column `start` on: (N, count), or (1, count) unpadded."""
-    column_T = torch.arange(start, start + count, device=device)
-    if padding_N is None:
-        return column_T[None]
-    return (column_T - padding_N[:, None]).clamp(min=0)
-
-
-def readable(padding_N: Tensor | None, queries: int, keys: int) -> Tensor | None:
-    """Which of `keys` columns each of the last `queries` may read: bool (N, 1, queries, keys); None if no row is padded.
-
-    Causal, and without padding; but padding reads itself, since a softmax over nothing is NaN and would spread.
-    """
-    if padding_N is None:
-        return None
-    column_S = torch.arange(keys, device=padding_N.device)
-    asking_Q1 = column_S[keys - queries :, None]
-    real_N1S = (column_S >= padding_N[:, None])[:, None]
-    return ((column_S <= asking_Q1) & real_N1S | (column_S == asking_Q1))[:, None]

@@ -6,7 +6,7 @@ One encoder-decoder, one PrefixLM loss, on pairs and on plain text. A prompt or 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -22,6 +22,7 @@ from components.models.graphs import has_values
 from components.models.groups import by_shape
 from components.models.prompts import Prompts, write_answers
 from components.models.resnet import ResNet
+from components.models.text_cache import TextCache
 from components.objectives.language import mean_log_likelihood, predicted, token_cross_entropy
 from components.objectives.prefix import Cut, cut, draw_given
 from components.records import Batch, BatchSpec, Loss
@@ -190,14 +191,25 @@ class SimVLM(nn.Module):
         memory_BMD, seen_BM = self.encode(
             self._patches(pixels_BCHW, keys_B), torch.ones_like(given_B).bool(), prefix_BP, real_BP
         )
-        state = Writing(self._memory(memory_BMD), seen_BM, given_B)
-        state, hidden_B1D = self._write(state, torch.full_like(given_B, BOS_ID))
+        memory, given_B1 = self._memory(memory_BMD), given_B[:, None]
+        hidden_B1D, kept = self.decode(
+            memory, seen_BM, torch.full_like(given_B1, BOS_ID), given_B1 - 1
+        )
+        state = Writing(memory, seen_BM, TextCache(kept, given_B1))
         return state, self.logits(hidden_B1D[:, 0]), hidden_B1D
 
     def step(self, state: Writing, tokens_N: Tensor) -> tuple[Writing, Tensor]:
-        """Append one token to every row: (state, hidden_ND)."""
-        state, hidden_N1D = self._write(state, tokens_N)
-        return state, hidden_N1D[:, 0]
+        """Append one token to every text: (state, hidden_ND)."""
+        past = state.words
+        hidden_RQD, kept = self.decode(
+            state.memory,
+            state.seen_RM,
+            past.by_row(tokens_N),
+            past.next_RQ,
+            past.layers,
+            past.mask(),
+        )
+        return replace(state, words=past.grown(kept)), hidden_RQD.flatten(0, 1)
 
     @torch.no_grad()
     def match(
@@ -253,13 +265,15 @@ class SimVLM(nn.Module):
         inputs_BS: Tensor,
         positions_BS: Tensor,
         past: Sequence[KeysValues] = (),
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[KeysValues, ...]]:
-        """(hidden_BSD after the last norm, each layer's keys and values of the words)."""
+        """(hidden_BSD after the last norm, each layer's keys and values of the words); `mask` as in `attend`."""
         if has_values() and (last := int(positions_BS.max())) >= self.config.max_tokens:
             raise _too_long(last + 1, self.config.max_tokens)
         x_BSD, words = self.words(inputs_BS) + self.places(positions_BS), []
         for number, layer in enumerate(self.decoder):
-            x_BSD, kept = layer(x_BSD, memory[number], seen_BM, past[number] if past else None)
+            before = past[number] if past else None
+            x_BSD, kept = layer(x_BSD, memory[number], seen_BM, before, mask)
             words.append(kept)
         return self.decoder_norm(x_BSD), tuple(words)
 
@@ -284,13 +298,6 @@ class SimVLM(nn.Module):
             self._memory(memory_BMD), seen_BM, halves.inputs_BS, halves.positions_BS
         )
         return hidden_BSD[halves.learnt_BS]
-
-    def _write(self, state: Writing, tokens_N: Tensor) -> tuple[Writing, Tensor]:
-        place_N1 = (state.given_N - 1 + state.written)[:, None]
-        hidden_N1D, words = self.decode(
-            state.memory, state.seen_NM, tokens_N[:, None], place_N1, state.words
-        )
-        return Writing(state.memory, state.seen_NM, state.given_N, words), hidden_N1D
 
     def _draw(self, batch: Batch) -> tuple[Tensor, int]:
         """How many tokens of each text are given, and how many rows have images."""

@@ -77,12 +77,9 @@ class GatedBlock(nn.Module):
         """
         said, kept = self.attn(self.ln_1(x_BTD), past, mask)
         said = said + x_BTD
-        asking = self.ln_1(said)
-        # Rows of one image stand side by side: as queries of one sequence they read its keys and values uncopied.
-        asking = asking.reshape(images[0].keys.shape[0], -1, asking.shape[-1])
-        passed, open_BT = [], []
+        asking, passed, open_BT = self.ln_1(said), [], []
         for level, image in enumerate(images):
-            seen = self.look(asking, image, regions_BN).view_as(said)
+            seen = self.look(asking, image, regions_BN)
             language, vision = gates(self.gate_input(level, said, seen), self.threshold)
             passed.append(language * said + vision * seen)
             if opened is not None:

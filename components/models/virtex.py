@@ -16,7 +16,9 @@ from components.abilities import Views
 from components.config import Config, ConfigError
 from components.models.backbones import VisionShape, build_vision
 from components.models.blocks import CrossAttention, KeysValues, SelfAttention
-from components.models.prompts import Prompts, given, positions, readable
+from components.models.graphs import has_values
+from components.models.prompts import Prompts, given
+from components.models.text_cache import TextCache, taken
 from components.objectives.language import flipped, token_cross_entropy, two_way
 from components.records import Batch, BatchSpec, Loss
 
@@ -103,10 +105,7 @@ class DecoderLayer(nn.Module):
         """The next representation, and this layer's keys and values of the words."""
         seen, kept = self.words(x_BTD, past, causal=True, mask=mask)
         x_BTD = self.norms[0](x_BTD + self.drop(seen))
-        # Rows of one image stand side by side: as queries of one sequence they read its keys and values uncopied.
-        grouped = x_BTD.reshape(image.keys.shape[0], -1, x_BTD.shape[-1])
-        looked = self.image(grouped, image).view_as(x_BTD)
-        x_BTD = self.norms[1](x_BTD + self.drop(looked))
+        x_BTD = self.norms[1](x_BTD + self.drop(self.image(x_BTD, image)))
         return self.norms[2](x_BTD + self.drop(self.inner(x_BTD))), kept
 
 
@@ -120,55 +119,36 @@ class WordsAndPlaces(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-8)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, tokens_BT: Tensor, start: int = 0, padding_B: Tensor | None = None) -> Tensor:
-        end = start + tokens_BT.shape[1]
-        if end > self.places.num_embeddings:
-            raise TextTooLong(
-                f"{end} tokens, and the model has {self.places.num_embeddings} positions; "
-                "raise max_tokens in the family's config, or ask the decoder for fewer."
-            )
-        places_BT = positions(padding_B, start, tokens_BT.shape[1], tokens_BT.device)
+    def forward(self, tokens_BT: Tensor, places_BT: Tensor | None = None) -> Tensor:
+        """places_BT: of each token in its own text; by default from 0 on. Raises TextTooLong."""
+        if places_BT is None:
+            places_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
+        refuse_too_long(places_BT, self.places.num_embeddings)
         x_BTD = self.words(tokens_BT) + self.places(places_BT)
         return self.drop(self.norm(x_BTD)) * (tokens_BT != PAD_ID).unsqueeze(-1)
 
 
+def refuse_too_long(places_BT: Tensor, known: int) -> None:
+    """Raise TextTooLong for a place that a model has no position for."""
+    if has_values() and (last := int(places_BT.max())) >= known:
+        raise TextTooLong(
+            f"{last + 1} tokens, and the model has {known} positions; raise max_tokens in the family's config, or ask "
+            "the decoder for fewer."
+        )
+
+
 @dataclass(frozen=True)
 class Written:
-    """The words written so far, as each layer's keys and values, and the images' keys and values, made once."""
+    """The words written so far, and the images they are about as each layer's keys and values, made once."""
 
     images: tuple[KeysValues, ...]
-    """A layer each; one row an image."""
-    words: tuple[KeysValues, ...]
-    """A layer each; one row a text, rows of one image side by side."""
-    padding_N: Tensor | None = None
-    """Leading columns of each row that hold padding; None if none do."""
-
-    @property
-    def length(self) -> int:
-        """Tokens read so far, padding and `<bos>` counted."""
-        return self.words[0].keys.shape[2] if self.words else 0
-
-    def repeat(self, times: int) -> Written:
-        """Each row `times` times, side by side; the images are not copied."""
-        rows = torch.arange(len(self.words[0].keys), device=self.words[0].keys.device)
-        return self._rows(self.images, rows.repeat_interleave(times))
+    """A row for each of the words'."""
+    words: TextCache
 
     def reorder(self, index_N: Tensor) -> Written:
-        """Row i becomes what row index_N[i] was; rows may be dropped."""
-        images = self.images
-        of_image_N = index_N // (len(self.words[0].keys) // len(images[0].keys))
-        image_B, rows_B = torch.unique_consecutive(of_image_N, return_counts=True)
-        if bool((rows_B != rows_B[0]).any()):
-            image_B = of_image_N  # rows of one image no longer stand side by side, as many each: each has its own
-        in_place = torch.arange(len(images[0].keys), device=image_B.device)
-        if not torch.equal(image_B, in_place):
-            images = tuple(image.select(image_B) for image in images)
-        return self._rows(images, index_N)
-
-    def _rows(self, images: tuple[KeysValues, ...], index_N: Tensor) -> Written:
-        words = tuple(kept.select(index_N) for kept in self.words)
-        padding_N = self.padding_N if self.padding_N is None else self.padding_N[index_N]
-        return Written(images, words, padding_N)
+        """Text i becomes what text index_N[i] was."""
+        words, row_R = self.words.moved(index_N)
+        return Written(taken(self.images, row_R), words)
 
 
 class VirTex(nn.Module):
@@ -251,13 +231,17 @@ class VirTex(nn.Module):
         start = given(
             prompts, memory_BND.shape[0], bos_id=BOS_ID, pad_id=PAD_ID, device=memory_BND.device
         )
-        state, hidden_BTD = self._read(Written(images, (), start.padding_B), start.tokens_BT)
+        hidden_BTD, kept = self._read(images, start.tokens_BT, start.positions_BT, start.mask)
+        state = Written(images, start.cache(kept))
         return state, self.logits(hidden_BTD[:, -1]), start.hide_padding(hidden_BTD)
 
     def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor]:
-        """Append one token to every row: (state, hidden_ND)."""
-        state, hidden_N1D = self._read(state, tokens_N[:, None])
-        return state, hidden_N1D[:, 0]
+        """Append one token to every text: (state, hidden_ND)."""
+        past = state.words
+        hidden_RQD, kept = self._read(
+            state.images, past.by_row(tokens_N), past.next_RQ, past.mask(), past.layers
+        )
+        return Written(state.images, past.grown(kept)), hidden_RQD.flatten(0, 1)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) of the word that follows each state."""
@@ -305,17 +289,20 @@ class VirTex(nn.Module):
         # Logits only where a word is predicted: over padding they would cost half of the step at a real vocabulary.
         return self.output(x_BTD[real_BT]), real_BT
 
-    def _read(self, state: Written, tokens_NT: Tensor) -> tuple[Written, Tensor]:
-        start, kept = state.length, []
-        mask = readable(state.padding_N, tokens_NT.shape[1], start + tokens_NT.shape[1])
-        x_NTD = self.embedding(tokens_NT, start, state.padding_N)
-        for number, (layer, image) in enumerate(
-            zip(self.forward_layers, state.images, strict=True)
-        ):
-            past = state.words[number] if state.words else None
-            x_NTD, keys_values = layer(x_NTD, image, past, mask)
+    def _read(
+        self,
+        images: Sequence[KeysValues],
+        tokens_BT: Tensor,
+        places_BT: Tensor,
+        mask: Tensor | None,
+        past: Sequence[KeysValues] = (),
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """(hidden_BTD, each layer's keys and values of the words)."""
+        x_BTD, kept = self.embedding(tokens_BT, places_BT), []
+        for number, (layer, image) in enumerate(zip(self.forward_layers, images, strict=True)):
+            x_BTD, keys_values = layer(x_BTD, image, past[number] if past else None, mask)
             kept.append(keys_values)
-        return Written(state.images, tuple(kept), state.padding_N), x_NTD
+        return x_BTD, kept
 
 
 def _spared(name: str) -> bool:

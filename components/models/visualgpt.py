@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from components.abilities import LanguageModel, Views
 from components.config import Config, ConfigError
+from components.models.blocks import KeysValues
 from components.models.gpt2 import copy_gpt2, initialise_gpt2
 from components.models.parts import NO_PARTS, Part
-from components.models.prompts import Prompts, given, positions, readable
+from components.models.prompts import Prompts, given
 from components.models.regions import RegionEncoder, region_slot
 from components.models.srau import GatedBlock
-from components.models.virtex import TextTooLong, Written
+from components.models.virtex import Written, refuse_too_long
 from components.objectives.language import mean_log_likelihood, predicted, token_cross_entropy
 from components.records import Batch, BatchSpec, Loss
 
@@ -198,13 +199,17 @@ class VisualGpt(nn.Module):
         images = tuple(image for block in self.h for image in block.read(levels))
         ids = {"bos_id": self.config.bos_id, "pad_id": self.config.pad_id}
         start = given(prompts, pixels_BCHW.shape[0], **ids, device=levels[0].device)
-        state, hidden_BTD = self._write(Written(images, (), start.padding_B), start.tokens_BT)
+        hidden_BTD, kept = self._read(images, start.tokens_BT, start.positions_BT, start.mask)
+        state = Written(images, start.cache(kept))
         return state, self.logits(hidden_BTD[:, -1]), start.hide_padding(hidden_BTD)
 
     def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor]:
-        """Append one token to every row: (state, hidden_ND)."""
-        state, hidden_N1D = self._write(state, tokens_N[:, None])
-        return state, hidden_N1D[:, 0]
+        """Append one token to every text: (state, hidden_ND)."""
+        past = state.words
+        hidden_RQD, kept = self._read(
+            state.images, past.by_row(tokens_N), past.next_RQ, past.mask(), past.layers
+        )
+        return Written(state.images, past.grown(kept)), hidden_RQD.flatten(0, 1)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) of the word that follows each state, by the embedding itself."""
@@ -221,7 +226,8 @@ class VisualGpt(nn.Module):
 
         regions_BN, opened: as a block has them. Padding after a text is hidden by causal order.
         """
-        x_BTD = self._embed(tokens_BT, start=0, padding_B=None)
+        place_1T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
+        x_BTD = self._embed(tokens_BT, place_1T)
         for block in self.h:
             x_BTD, _ = block(x_BTD, block.read(levels), regions_BN=regions_BN, opened=opened)
         return self.ln_f(x_BTD)
@@ -251,27 +257,25 @@ class VisualGpt(nn.Module):
         map_BND, _ = self.vision.encode(pixels_BCHW, keys_B)
         return self.encoder(map_BND)
 
-    def _embed(self, tokens_BT: Tensor, start: int, padding_B: Tensor | None) -> Tensor:
-        places_BT = positions(padding_B, start, tokens_BT.shape[1], tokens_BT.device)
-        last = start + tokens_BT.shape[1] - (0 if padding_B is None else int(padding_B.min()))
-        if last > self.config.max_tokens:
-            raise TextTooLong(
-                f"{last} tokens, and the model has {self.config.max_tokens} positions; "
-                "raise max_tokens in the family's config, or ask the decoder for fewer."
-            )
+    def _embed(self, tokens_BT: Tensor, places_BT: Tensor) -> Tensor:
+        refuse_too_long(places_BT, self.config.max_tokens)
         return self.drop(self.wte(tokens_BT) + self.wpe(places_BT))
 
-    def _write(self, state: Written, tokens_NT: Tensor) -> tuple[Written, Tensor]:
-        start, kept, levels = state.length, [], self.config.levels
-        mask = readable(state.padding_N, tokens_NT.shape[1], start + tokens_NT.shape[1])
-        x_NTD = self._embed(tokens_NT, start, state.padding_N)
+    def _read(
+        self,
+        images: Sequence[KeysValues],
+        tokens_BT: Tensor,
+        places_BT: Tensor,
+        mask: Tensor | None,
+        past: Sequence[KeysValues] = (),
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """(hidden_BTD after the final norm, each block's keys and values of the words)."""
+        x_BTD, kept, levels = self._embed(tokens_BT, places_BT), [], self.config.levels
         for number, block in enumerate(self.h):
-            images = state.images[number * levels : (number + 1) * levels]
-            x_NTD, keys_values = block(
-                x_NTD, images, state.words[number] if state.words else None, mask
-            )
+            regions = images[number * levels : (number + 1) * levels]
+            x_BTD, keys_values = block(x_BTD, regions, past[number] if past else None, mask)
             kept.append(keys_values)
-        return Written(state.images, tuple(kept), state.padding_N), self.ln_f(x_NTD)
+        return self.ln_f(x_BTD), kept
 
 
 def _is_language(name: str) -> bool:

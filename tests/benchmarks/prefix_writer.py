@@ -35,8 +35,8 @@ class PrefixWriter(nn.Module):
         return past, self.lm.logits(hidden_BPD[:, -1]), hidden_BPD
 
     def step(self, state: Any, tokens_N: Tensor) -> tuple[Any, Tensor]:
-        hidden_N1D, state = self.lm.run(self.lm.embed(tokens_N[:, None]), past=state)
-        return state, hidden_N1D[:, 0]
+        hidden_ND, state = self.lm.step(self.lm.embed(tokens_N), state)
+        return state, hidden_ND
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         return self.lm.logits(hidden_ND)

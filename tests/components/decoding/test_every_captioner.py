@@ -118,7 +118,7 @@ def test_a_prompts_states_are_those_of_reading_it_word_for_word(model, images: T
 def test_reordering_moves_whole_prefixes_and_their_images(model, images: Tensor) -> None:
     state, _, _ = model.prefill(images, prompts=PROMPTS)
     first = torch.tensor([30, 31, 32, 33, 34, 35, 36, 37])
-    state, _ = model.step(state.repeat(2), first)
+    state, _ = model.step(state.reorder(torch.arange(4).repeat_interleave(2)), first)
     # Rows turned, one kept twice, images mixed, some dropped.
     order = torch.tensor([7, 0, 0, 5, 2])
     second = torch.tensor([40, 41, 42, 43, 44])
@@ -133,6 +133,39 @@ def test_reordering_moves_whole_prefixes_and_their_images(model, images: Tensor)
         torch.testing.assert_close(hidden[row], wanted_state, atol=1e-4, rtol=1e-4)
     _, wanted = _alone(model, images[2], PROMPTS[2], [35, 43, 50])
     torch.testing.assert_close(after[0], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("texts", [3, 12], ids=["as beams", "as candidates"])
+@torch.no_grad()
+def test_texts_of_one_image_read_side_by_side_are_what_they_are_alone(
+    model, images: Tensor, texts: int
+) -> None:
+    """Beams keep as many texts as there were, candidates leave one of each image, and another image's go for good."""
+    random = torch.Generator().manual_seed(5)
+    state, _, _ = model.prefill(images, prompts=PROMPTS)
+    written: list[tuple[int, tuple[int, ...]]] = [(image, ()) for image in range(len(images))]
+    for at in range(WORDS):
+        alive = len(written) // len({image for image, _ in written})
+        of_image = [
+            [row for row, (image, _) in enumerate(written) if image == each]
+            for each in range(at == 0, len(images))
+        ]
+        kept = [
+            [rows[i] for i in torch.randint(0, alive, (3 if texts == 3 else 1,), generator=random)]
+            for rows in of_image
+            if rows
+        ]
+        index = torch.tensor(kept).flatten().repeat_interleave(1 if texts == 3 else texts)
+        words = torch.randint(10, 200, (len(index),), generator=random)
+        state, hidden = model.step(state.reorder(index), words)
+        written = [
+            (written[origin][0], (*written[origin][1], word))
+            for origin, word in zip(index.tolist(), words.tolist(), strict=True)
+        ]
+    for row in range(0, len(written), 2):
+        image, ids = written[row]
+        _, wanted = _alone(model, images[image], PROMPTS[image], ids)
+        torch.testing.assert_close(hidden[row], wanted, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

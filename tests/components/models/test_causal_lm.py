@@ -62,20 +62,20 @@ def test_logits_are_those_of_the_transformers_class(lm: CausalLm) -> None:
 def test_reading_through_the_cache_is_reading_at_once(lm: CausalLm) -> None:
     wanted = _logits(lm, TOKENS)
     hidden, past = lm.run(lm.embed(TOKENS[:, :2]))
-    found = [lm.logits(hidden)]
-    for at in (slice(2, 3), slice(3, 6)):
-        hidden, past = lm.run(lm.embed(TOKENS[:, at]), past=past)
+    found = [*lm.logits(hidden).unbind(1)]
+    for at in range(2, 6):
+        hidden, past = lm.step(lm.embed(TOKENS[:, at]), past)
         found.append(lm.logits(hidden))
     assert past.length == 6
-    torch.testing.assert_close(torch.cat(found, 1), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.stack(found, 1), wanted, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_a_cache_is_not_changed_by_reading_on(lm: CausalLm) -> None:
     _, past = lm.run(lm.embed(TOKENS[:, :3]))
-    one, _ = lm.run(lm.embed(TOKENS[:, 3:4]), past=past)
-    lm.run(lm.embed(TOKENS[:, 4:6]), past=past)
-    again, _ = lm.run(lm.embed(TOKENS[:, 3:4]), past=past)
+    one, _ = lm.step(lm.embed(TOKENS[:, 3]), past)
+    lm.step(lm.embed(TOKENS[:, 4]), past)
+    again, _ = lm.step(lm.embed(TOKENS[:, 3]), past)
     assert torch.equal(one, again)
     assert past.length == 3
 
@@ -83,13 +83,13 @@ def test_a_cache_is_not_changed_by_reading_on(lm: CausalLm) -> None:
 @torch.no_grad()
 def test_repeated_and_reordered_rows_go_on_as_their_own_texts(lm: CausalLm) -> None:
     _, past = lm.run(lm.embed(TOKENS[:, :4]))
-    order = torch.tensor([3, 0, 2])  # of rows 0 0 1 1
-    moved = past.repeat(2).reorder(order)
-    next_tokens = torch.tensor([[7], [8], [9]])
-    found, _ = lm.run(lm.embed(next_tokens), past=moved)
-    whole = torch.cat([TOKENS[[1, 0, 1], :4], next_tokens], 1)
+    order = torch.tensor([3, 0, 2])  # of texts 0 0 1 1
+    moved = past.reorder(torch.tensor([0, 0, 1, 1])).reorder(order)
+    next_tokens = torch.tensor([7, 8, 9])
+    found, _ = lm.step(lm.embed(next_tokens), moved)
+    whole = torch.cat([TOKENS[[1, 0, 1], :4], next_tokens[:, None]], 1)
     wanted, _ = lm.run(lm.embed(whole))
-    torch.testing.assert_close(found[:, 0], wanted[:, -1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, wanted[:, -1], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(wanted[0, -1], wanted[1, -1])
 
 
@@ -99,12 +99,12 @@ def test_a_batch_padded_on_the_left_reads_as_its_rows_alone(lm: CausalLm) -> Non
     padded = torch.cat([torch.cat([torch.zeros(1, 2).long(), short], 1), long])
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool()
     hidden, past = lm.run(lm.embed(padded), mask_BT=mask)
-    after, _ = lm.run(lm.embed(torch.tensor([[7], [7]])), past=past)
+    after, _ = lm.step(lm.embed(torch.tensor([7, 7])), past)
     for row, alone in enumerate((short, long)):
         wanted, _ = lm.run(lm.embed(torch.cat([alone, torch.tensor([[7]])], 1)))
         length = alone.shape[1]
         torch.testing.assert_close(hidden[row, -length:], wanted[0, :-1], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(after[row, 0], wanted[0, -1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(after[row], wanted[0, -1], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

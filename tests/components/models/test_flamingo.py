@@ -270,7 +270,9 @@ def test_a_batch_writes_what_its_rows_write_alone_and_beam_1_is_greedy(model: Fl
 def test_reordered_rows_carry_their_words_and_their_image(model: Flamingo) -> None:
     with torch.no_grad():
         state, *_ = model.prefill(_images(3))
-        state, plain = model.step(state.repeat(2), torch.tensor([5, 6, 7, 8, 9, 10]))
+        state, plain = model.step(
+            state.reorder(torch.arange(3).repeat_interleave(2)), torch.tensor([5, 6, 7, 8, 9, 10])
+        )
         order = torch.tensor([5, 4, 2, 2])
         _, moved = model.step(state.reorder(order), torch.tensor([4] * 4))
         _, straight = model.step(state, torch.tensor([4] * 6))

@@ -144,13 +144,21 @@ def test_a_prompt_is_continued_and_its_states_count_but_the_clip_never_reads_it(
 
 def test_texts_that_are_the_same_are_read_once(model: Magic, monkeypatch) -> None:
     rows: list[int] = []
-    real = model.lm.run
-    monkeypatch.setattr(
-        model.lm, "run", lambda inputs, **more: (rows.append(len(inputs)), real(inputs, **more))[1]
-    )
+    for name in ("run", "step"):
+        real = getattr(model.lm, name)
+        monkeypatch.setattr(
+            model.lm,
+            name,
+            lambda inputs, *more, real=real, **named: (
+                rows.append(len(inputs)),
+                real(inputs, *more, **named),
+            )[1],
+        )
     with torch.no_grad():
         state, _, _ = model.prefill(_images(4), prompts=[[20], [20], [21], [20]])
-        state, _ = model.step(state.repeat(2), torch.tensor([30, 31] * 4))
+        state, _ = model.step(
+            state.reorder(torch.arange(4).repeat_interleave(2)), torch.tensor([30, 31] * 4)
+        )
         model.step(state.reorder(torch.tensor([0, 2, 5, 7])), torch.tensor([40, 40, 40, 41]))
     assert rows == [2, 4, 3]
 

@@ -289,7 +289,7 @@ def test_reordered_rows_carry_their_words_their_prefix_and_their_image(model: Si
     pixels, prompts = _batch().pixels_BCHW, [[5], [6, 7, 8], [], [9, 9]]
     state, _, _ = model.prefill(pixels, prompts=prompts)
     words = torch.tensor([5, 6, 7, 8, 9, 10, 11, 12])
-    state, _ = model.step(state.repeat(2), words)
+    state, _ = model.step(state.reorder(torch.arange(4).repeat_interleave(2)), words)
     order = torch.tensor([7, 0, 0, 5])
     _, moved = model.step(state.reorder(order), torch.tensor([4] * 4))
     _, straight = model.step(state, torch.tensor([4] * 8))

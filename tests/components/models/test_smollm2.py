@@ -50,11 +50,11 @@ def test_a_sentence_is_far_likelier_than_its_words_in_another_order(part: Part) 
 def test_it_goes_on_fluently(part: Part) -> None:
     lm, tokenizer = part.module, part.tokenizer
     tokens = torch.tensor([[tokenizer.bos_id, *tokenizer.words("The capital of France is")]])
-    hidden, past = lm.run(lm.embed(tokens))
-    written = []
+    read, past = lm.run(lm.embed(tokens))
+    hidden, written = read[:, -1], []
     for _ in range(3):
-        written.append(int(lm.logits(hidden[:, -1]).argmax()))
-        hidden, past = lm.run(lm.embed(torch.tensor([[written[-1]]])), past=past)
+        written.append(int(lm.logits(hidden).argmax()))
+        hidden, past = lm.step(lm.embed(torch.tensor(written[-1:])), past)
     assert tokenizer.decode(written).startswith("Paris")
 
 

@@ -262,7 +262,7 @@ def test_writing_with_the_cache_gives_the_logits_of_training(model: VirTex) -> N
     assert (tokens[:, 0] == BOS_ID).all()
     torch.testing.assert_close(torch.stack(states, dim=1), wanted)
     torch.testing.assert_close(torch.stack(found, dim=1), model.output(wanted))
-    assert state.length == 4
+    assert state.words.length == 4
 
 
 def test_reordered_rows_carry_their_words_and_their_image(model: VirTex) -> None:
@@ -270,7 +270,7 @@ def test_reordered_rows_carry_their_words_and_their_image(model: VirTex) -> None
     pixels, words = _batch().pixels_BCHW, torch.tensor([5, 6, 7, 8, 9, 10])
     with torch.no_grad():
         state, _, _ = model.prefill(pixels)
-        state, plain = model.step(state.repeat(2), words)
+        state, plain = model.step(state.reorder(torch.arange(3).repeat_interleave(2)), words)
         # Image 0 leaves; image 2 goes first with its rows turned; image 1 keeps its second row twice.
         order = torch.tensor([5, 4, 3, 3])
         _, moved = model.step(state.reorder(order), torch.tensor([4, 4, 4, 4]))
@@ -284,7 +284,9 @@ def test_rows_in_any_order_and_number_read_their_own_image(model: VirTex, order:
     model.eval()
     with torch.no_grad():
         state, _, _ = model.prefill(_batch().pixels_BCHW)
-        state, _ = model.step(state.repeat(2), torch.tensor([5, 6, 7, 8, 9, 10]))
+        state, _ = model.step(
+            state.reorder(torch.arange(3).repeat_interleave(2)), torch.tensor([5, 6, 7, 8, 9, 10])
+        )
         words = torch.full((len(order),), 4)
         _, moved = model.step(state.reorder(torch.tensor(order)), words)
         _, straight = model.step(state, torch.full((6,), 4))

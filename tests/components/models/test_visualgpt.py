@@ -262,7 +262,9 @@ def test_a_beam_of_one_writes_what_greedy_writes_and_batches_what_singles_do(
 def test_reordered_rows_carry_their_words_and_their_image(model: VisualGpt) -> None:
     with torch.no_grad():
         state, _, _ = model.prefill(_pixels())
-        state, _ = model.step(state.repeat(2), torch.tensor([5, 6, 7, 8, 9, 10]))
+        state, _ = model.step(
+            state.reorder(torch.arange(3).repeat_interleave(2)), torch.tensor([5, 6, 7, 8, 9, 10])
+        )
         order = torch.tensor([5, 4, 3, 3])
         _, moved = model.step(state.reorder(order), torch.tensor([4] * 4))
         _, straight = model.step(state, torch.tensor([4] * 6))

@@ -35,7 +35,7 @@ print(train(job, launcher="jobs", address=sys.argv[2], on_line=lambda line: prin
 """
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 90.0) -> float:
+def wait_until(condition: Callable[[], object], limit_s: float = 240.0) -> float:
     """Seconds until it was so."""
     began_s = time.monotonic()
     while not condition():
