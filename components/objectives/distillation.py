@@ -22,7 +22,7 @@ KEPT = 64
 
 
 def logit_kl(student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean over rows of T² KL(teacher || student) of softmaxes at temperature T, in nats, at least 0.
+    """Mean over rows of T² KL(teacher || student) of softmaxes at temperature T, in nats, at least 0; 0 of no rows.
 
     Hinton et al. 2015, arXiv:1503.02531; over the tokens of a text it is Kim & Rush 2016, arXiv:1606.07947.
     T² keeps gradients as large as at T 1.
@@ -32,7 +32,8 @@ def logit_kl(student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0) -
     """
     student = F.log_softmax(_wide(student_NV) / temperature, dim=-1)
     teacher = F.log_softmax(_wide(teacher_NV.detach()) / temperature, dim=-1)
-    return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
+    nats = F.kl_div(student, teacher, log_target=True, reduction="sum")
+    return nats / max(len(student), 1) * temperature**2
 
 
 def others(groups_B: Tensor, shots: int) -> Tensor:
@@ -107,7 +108,7 @@ def kept_kl(student_NV: Tensor, p_NK: Tensor, index_NK: Tensor, temperature: flo
         log_rest_N = hidden_NV.logsumexp(dim=1)
     terms_N = (torch.xlogy(p_NK, p_NK) - p_NK * log_q_NK).sum(dim=1)
     terms_N = terms_N + torch.xlogy(rest_N, rest_N) - rest_N * log_rest_N
-    return terms_N.mean() * temperature**2
+    return terms_N.sum() / max(len(terms_N), 1) * temperature**2
 
 
 def affinity(

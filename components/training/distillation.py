@@ -52,7 +52,7 @@ class Distilled(nn.Module):
         self._plan = plan
         self._terms = {name: TERMS[name] for name in plan.compared}
         # Not registered: it is neither trained nor saved nor sent to other workers.
-        asked = Teacher(teacher, tokenizer, next(student.parameters()).device, plan.shots)
+        asked = Teacher(teacher, tokenizer, plan.shots)
         self._memory = Remembering(asked, cache, plan.temperature) if cache else None
         self._teacher = (self._memory or asked,)
         self.widening = nn.ModuleDict()

@@ -120,6 +120,7 @@ def keeping(
         yield Keeper(plan, meter, measure, None)
         return
     progress.drop_beyond(folder / progress.FILE, begun_step)
+    checkpoint.discard_beyond(folder / CHECKPOINTS, begun_step)
     account = Account(folder / cost.FILE, workers=world, device=device, begun_step=begun_step)
     account.add(begun_step, counted)
     with _mirroring(mirror, folder, plan.keep) as uploader:

@@ -57,13 +57,23 @@ class Follower:
     def __init__(self, path: Path, on_line: Callable[[Progress], None]) -> None:
         self._path, self._on_line = path, on_line
         self._step = 0
+        self._inode, self._read_bytes = -1, 0
 
     def poll(self) -> None:
-        """Hand on what is new."""
-        for line in read(self._path):
+        """Hand on what is new; only that is read, until a resumed training writes the file anew."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            if about.st_ino != self._inode or about.st_size < self._read_bytes:
+                self._inode, self._read_bytes = about.st_ino, 0
+            file.seek(self._read_bytes)
+            data = file.read()
+        for line in _whole_lines(data):
             if line.step > self._step:
                 self._on_line(line)
                 self._step = line.step
+        self._read_bytes += data.rfind(b"\n") + 1
 
 
 def _whole_lines(data: bytes) -> Iterator[Progress]:

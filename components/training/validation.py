@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.config import ConfigError
 from components.data.batches import Batches, SplitImages
@@ -16,6 +16,7 @@ from components.records import Batch, BatchSpec, Loss
 from components.training import progress
 from components.training.loop import LossNotFinite
 from components.training.plan import TrainingPlan
+from components.training.steps.parallel import cut_again
 from components.training.steps.state import State
 
 VAL_LOSS = "val_loss"
@@ -48,7 +49,7 @@ class Validation:
         self._plan, self._world, self._device = plan, world, device
 
     @torch.no_grad()
-    def measure(self, state: State, loss: Callable[[Batch], Loss], done: int) -> float:
+    def measure(self, state: State, loss: nn.Module, done: int) -> float:
         """Mean loss in eval mode, of the weights a checkpoint would hold; the training's draws are left as they are.
 
         Raises LossNotFinite, of the last of `done` steps: the training's loss was finite up to there, so that step's
@@ -62,6 +63,7 @@ class Validation:
             torch.manual_seed(self._plan.seed)
             for step in range(self._count):
                 summed += self._weighed(loss, self._batches.batch(step).to(self._device))
+            cut_again(loss)  # before the averages leave the weights' place
         state.learner.train()
         if self._world > 1:
             torch.distributed.all_reduce(summed)

@@ -52,7 +52,16 @@ from components.training.checkpoints.snapshot import (
 from components.training.steps.state import State
 
 __all__ = ["CheckpointDamaged", "CheckpointMissing", "Origin", "latest", "load_model"]
-__all__ += ["discard", "load_part", "load_tokenizer", "pinned", "place", "put", "receive"]
+__all__ += [
+    "discard",
+    "discard_beyond",
+    "load_part",
+    "load_tokenizer",
+    "pinned",
+    "place",
+    "put",
+    "receive",
+]
 __all__ += ["restore", "save", "step_of", "sweep", "verify"]
 
 _STEP = "step-"
@@ -201,6 +210,13 @@ def sweep(folder: Path, keep: int = 2, spare: Collection[int] = ()) -> None:
     for prefix in (_UNFINISHED, _RETIRED):
         for path in folder.glob(f"{prefix}*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def discard_beyond(folder: Path, step: int) -> None:
+    """Remove the checkpoints after `step`, which training goes on from: damaged ones, that must not count as the newest."""
+    for path in folder.glob(f"{_STEP}*"):
+        if step_of(path) > step:
+            _retire(path)
 
 
 def discard(path: Path) -> None:

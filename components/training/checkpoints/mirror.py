@@ -6,6 +6,7 @@ marker last, so that a checkpoint is there if and only if its marker is; what is
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
@@ -67,8 +68,14 @@ class Mirror:
             raise MirrorFailed(f"{target} holds another marker than the one that was sent.")
 
     def send_file(self, file: Path) -> None:
-        """Copy one of the run's own small files there, in place of an older one."""
-        self._put(file, f"{self.place}/{file.name}")
+        """Copy one of the run's own small files there, in place of an older one: a reader finds one of them, whole."""
+        target = f"{self.place}/{file.name}"
+        if not self._has_folders:  # a PUT is all or nothing
+            self._put(file, target)
+            return
+        halfway = f"{self.place}/.{file.name}.sending"
+        self._put(file, halfway)
+        self._files.mv(halfway, target)
 
     def fetch(self, step: int, folder: Path) -> Checkpoint:
         """Bring a checkpoint into a run's folder of checkpoints, whole or not at all.
@@ -87,9 +94,18 @@ class Mirror:
         return checkpoint.receive(folder, step, fill)
 
     def fetch_file(self, file: Path) -> None:
-        """Bring one of the run's own small files, if it is there, in place of what is here."""
-        if (held := self._read(f"{self.place}/{file.name}")) is not None:
-            atomic.write_bytes(file, held)
+        """Bring one of the run's own small files, if it is there, in place of what is here.
+
+        A damaged one stays there: they say more of a run than its checkpoint does, and it goes on without.
+        """
+        if (held := self._read(f"{self.place}/{file.name}")) is None:
+            return
+        if not _is_json(held, lines=file.suffix == ".jsonl"):
+            logging.getLogger(__name__).warning(
+                "%s/%s is damaged, and passed over", self.place, file.name
+            )
+            return
+        atomic.write_bytes(file, held)
 
     def sweep(self, keep: int, spare: Collection[int], sent: int) -> None:
         """Remove all but the `keep` newest checkpoints up to the step that was `sent`, and those of the steps in `spare`.
@@ -158,6 +174,17 @@ def fetch_newest(mirror: Mirror, folder: Path, known: Checkpoint | None) -> Chec
         except CheckpointDamaged as error:
             logging.getLogger(__name__).warning("%s, passed over: %s", mirror.place, error)
     return known
+
+
+def _is_json(held: bytes, *, lines: bool) -> bool:
+    """Of lines, all that are whole: whoever reads them leaves out a last one that is not."""
+    parts = held[: held.rfind(b"\n") + 1].splitlines() if lines else [held]
+    try:
+        for part in parts:
+            json.loads(part)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_step(name: str) -> bool:

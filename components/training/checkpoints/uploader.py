@@ -48,7 +48,7 @@ class Uploader:
         self._turn = threading.Condition()
         self._waiting: tuple[Path, frozenset[int]] | None = None
         self._busy: Path | None = None
-        self._closing = False
+        self._closing = self._abandoned = False
         self._sent_step, self._failures, self._problem = -1, 0, ""
         # A daemon: a process that is told to end does not wait for a network.
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
@@ -74,17 +74,25 @@ class Uploader:
         return told | ({"mirror/step": float(self._sent_step)} if self._sent_step >= 0 else {})
 
     def close(self, patience_s: float | None = None) -> None:
-        """Wait until the last one is sent, or was tried several times more; at most `patience_s`."""
+        """Wait until the last one is sent, or was tried several times more; at most `patience_s`.
+
+        What is still being sent then is the last thing it does: whoever trains next has a mirror and files of its own.
+        """
         with self._turn:
             self._closing = True
             self._turn.notify_all()
         self._thread.join(patience_s)
+        with self._turn:
+            self._abandoned = True
 
     def _run(self) -> None:
         tries_left, pause_s = _LAST_TRIES, self._pause_s
         while (found := self._next()) is not None:
             path, spare = found
-            if self._try(path, spare):
+            sent = self._try(path, spare)
+            if self._abandoned:
+                return
+            if sent:
                 pause_s = self._pause_s
                 continue
             tries_left -= self._closing
@@ -110,7 +118,8 @@ class Uploader:
                 if (self._folder / name).exists():
                     self._mirror.send_file(self._folder / name)
             self._mirror.send(path)
-            self._mirror.sweep(self._keep, spare, checkpoint.step_of(path))
+            if not self._abandoned:  # or it would remove the newer ones of another
+                self._mirror.sweep(self._keep, spare, checkpoint.step_of(path))
         except Exception as failure:  # whatever a network may raise: training goes on
             self._failures += 1
             self._problem = f"{type(failure).__name__}: {failure}"
@@ -121,6 +130,8 @@ class Uploader:
         return not self._problem
 
     def _tell(self) -> None:
+        if self._abandoned:
+            return
         told = {"step": self._sent_step, "failures": self._failures, "problem": self._problem}
         try:
             atomic.write_json(self._folder / STATE, told)

@@ -7,12 +7,14 @@ Inside the job Ray finds its own cluster (`address="auto"`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from components.config import ConfigError
 from components.training.checkpoints.checkpoint import latest
@@ -26,9 +28,25 @@ from components.training.loop import Interrupted
 from components.training.progress import Follower
 from components.training.training_job import TrainingJob
 
+T = TypeVar("T")
+
 _POLL_S = 0.5
 _GRACE_S = 6.0
 _STOP_S = 30.0
+_LOST_S = 180.0
+"""How long a cluster may give no answer, or a wrong one, before its job is left to itself."""
+_REFUSALS = (OSError, RuntimeError)
+"""What the Jobs API's client raises: without a connection, and for an answer that is no success."""
+
+
+class ClusterFailed(ConnectionError):
+    """A cluster that gives no answer, or a refusal."""
+
+    def __init__(self, address: str, error: Exception) -> None:
+        super().__init__(
+            f"The Ray at {address} did not do as asked: {type(error).__name__}: {error}. If it has the job of this run, that "
+            "goes on; the same command finds it, or goes on from its last checkpoint."
+        )
 
 
 def main(arguments: list[str]) -> None:
@@ -40,11 +58,12 @@ def main(arguments: list[str]) -> None:
 
 
 def run_as_job(job: TrainingJob, address: str | None, follower: Follower) -> None:
-    """Train a job on the Ray at `address`, or find it there; whatever ends this process's wait stops the job.
+    """Train a job on the Ray at `address`, or find it there; a signal, or an error of `follower`, stops the job.
 
     address: http address of its dashboard.
 
-    Raises `TrainingFailed`, `Interrupted` where a file STOP asked for it, and `ConfigError` without an address.
+    Raises `TrainingFailed`, `Interrupted` where a file STOP asked for it, `ConfigError` without an address, and
+    `ClusterFailed` where that stays without an answer: then the job is left to itself.
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -54,17 +73,15 @@ def run_as_job(job: TrainingJob, address: str | None, follower: Follower) -> Non
         )
     claim(job.folder, job.to_dict(), begun=latest(job.checkpoints) is not None)
     client, name = JobSubmissionClient(address), f"diptych-{run_id(job)}"
-    if not _attach(client, name, job):
-        client.submit_job(
-            entrypoint=shlex.join([sys.executable, "-m", __name__, str(job.folder / JOB)]),
-            submission_id=name,
-            runtime_env={"env_vars": {**worker_settings(job), **_settings(job)}},
-            metadata={"job": digest(job.to_dict())},
-        )
     try:
-        while not (status := client.get_job_status(name)).is_terminal():
+        _asked(lambda: _begin(client, name, job), address, 0.0)
+        while not (
+            status := _asked(lambda: client.get_job_status(name), address, _LOST_S)
+        ).is_terminal():
             time.sleep(_POLL_S)
             follower.poll()
+    except ClusterFailed:
+        raise
     except BaseException:
         _stop(client, name, job.folder)
         raise
@@ -85,6 +102,30 @@ def _settings(job: TrainingJob) -> dict[str, str]:
     return train_settings(nodes_may_leave=True, elastic=job.plan.min_workers > 0)
 
 
+def _asked(ask: Callable[[], T], address: str, patience_s: float) -> T:
+    """What a cluster answers; asked again for a while where it does not."""
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        try:
+            return ask()
+        except _REFUSALS as error:
+            if time.monotonic() >= deadline_s:
+                raise ClusterFailed(address, error) from error
+            time.sleep(_POLL_S)
+
+
+def _begin(client: Any, name: str, job: TrainingJob) -> None:
+    if _attach(client, name, job):
+        return
+    failure.forget(job.folder)  # of an attempt whose driver died: no reason of this one
+    client.submit_job(
+        entrypoint=shlex.join([sys.executable, "-m", __name__, str(job.folder / JOB)]),
+        submission_id=name,
+        runtime_env={"env_vars": {**worker_settings(job), **_settings(job)}},
+        metadata={"job": digest(job.to_dict())},
+    )
+
+
 def _attach(client: Any, name: str, job: TrainingJob) -> bool:
     """Whether the very job runs already; what else has its name is stopped and removed."""
     known = {each.submission_id: each for each in client.list_jobs()}.get(name)
@@ -102,9 +143,11 @@ def _attach(client: Any, name: str, job: TrainingJob) -> bool:
 def _stop(client: Any, name: str, folder: Path) -> None:
     """Let the workers end with a checkpoint of their step, or end them; returns when they are gone."""
     ask_to_stop(folder)
-    if not _ended(client, name, _GRACE_S):
-        client.stop_job(name)
-        _ended(client, name, _STOP_S)
+    # There may be no such job yet, or no connection; the workers hear of the file all the same.
+    with contextlib.suppress(*_REFUSALS):
+        if not _ended(client, name, _GRACE_S):
+            client.stop_job(name)
+            _ended(client, name, _STOP_S)
     # A job is called stopped when its driver is gone; the workers, which Ray ends after it, may be at a last step.
     if not wait_empty(folder, _STOP_S):
         logging.getLogger(__name__).warning("workers are still at work in %s", folder)

@@ -51,10 +51,19 @@ def short_folder(name: str) -> Path:
     if len(str(above)) > 24:
         above = Path("/tmp")  # noqa: S108  mkdtemp makes what we put there private
     for old in above.glob(f"{name}-*-*"):
-        pid = old.name.split("-")[1]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and old.stat().st_uid == os.getuid():
+        if _is_left_behind(old):
             shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{name}-{os.getpid()}-", dir=above))
+
+
+def _is_left_behind(folder: Path) -> bool:
+    pid = folder.name.split("-")[1]
+    if not pid.isdigit() or Path(f"/proc/{pid}").exists():
+        return False
+    try:
+        return folder.stat().st_uid == os.getuid()
+    except FileNotFoundError:  # another process tidied it away meanwhile
+        return False
 
 
 def processes_of(folder: Path) -> list[Any]:

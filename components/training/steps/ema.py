@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from components.training.steps.names import named
+from components.training.steps.parallel import slice_of
 
 
 class Ema:
@@ -30,8 +31,10 @@ class Ema:
     def update(self, step: int) -> None:
         """Take in the weights after `step` finished steps."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        live = [value.detach() for value in self._live.values()]
-        torch._foreach_lerp_(list(self.values.values()), live, 1 - decay)
+        # Slices and whole buffers stand in one list, which torch refuses of DTensors.
+        live = [slice_of(value.detach()) for value in self._live.values()]
+        averages = [slice_of(value) for value in self.values.values()]
+        torch._foreach_lerp_(averages, live, 1 - decay)
 
 
 def _moves(value: Tensor) -> bool:

@@ -100,7 +100,7 @@ def _mean(
     if items is not None:
         grads = [value.grad for value in state.moved() if value.grad is not None]
         torch._foreach_mul_(grads, 1 / share)
-    return Loss(total / share, _weighed([each.parts for each in found], shares / shares.sum()))
+    return Loss(total / share, _weighed([each.parts for each in found], shares))
 
 
 def _over_workers(total: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,12 @@ def _over_workers(total: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     if workers() > 1:
         dist.all_reduce(both)
         both /= workers()
-    return both[0], both[1].clamp(min=torch.finfo(both.dtype).tiny)
+    return both[0], _above_zero(both[1])
+
+
+def _above_zero(share: Tensor) -> Tensor:
+    """For below a line: where no item was counted what stands above is 0 as well."""
+    return share.clamp(min=torch.finfo(share.dtype).tiny)
 
 
 def _weighed(parts: list[Mapping[str, Tensor]], shares: Tensor) -> dict[str, Tensor]:
@@ -118,7 +123,7 @@ def _weighed(parts: list[Mapping[str, Tensor]], shares: Tensor) -> dict[str, Ten
     for name in dict.fromkeys(name for each in parts for name in each):
         there = torch.tensor([name in each for each in parts], device=shares.device)
         values = torch.stack([each[name].to(shares.dtype) for each in parts if name in each])
-        found[name] = (values * shares[there]).sum() / shares[there].sum()
+        found[name] = (values * shares[there]).sum() / _above_zero(shares[there].sum())
     return found
 
 

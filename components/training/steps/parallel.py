@@ -1,7 +1,8 @@
 """One module over several workers: a copy in each with averaged gradients (DDP), or a slice in each (FSDP2).
 
-A slice is a DTensor; `whole`, `is_slice`, `slice_of` and `like` are all that the rest of training has to know of it. Every tensor that goes
-into a checkpoint is gathered and every one that comes out is cut, so a checkpoint is the same for any number of workers.
+A slice is a DTensor; `whole`, `is_slice`, `slice_of`, `like` and `cut_again` are all that the rest of training has to know
+of it. Every tensor that goes into a checkpoint is gathered and every one that comes out is cut, so a checkpoint is the
+same for any number of workers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from components.training.plan import TrainingPlan
@@ -63,6 +65,15 @@ def slice_of(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
+def cut_again(module: nn.Module) -> None:
+    """After forward passes that no backward pass followed: what is gathered for a step is slices again.
+
+    Until then FSDP2 would go on with the numbers of those passes, and the module's parameters are not the optimiser's.
+    """
+    if isinstance(module, FSDPModule):
+        module.reshard()
+
+
 def like(value: Tensor, wanted: Tensor) -> Tensor:
     """A whole tensor as this worker keeps it: on the device of `wanted`, and cut as that is if it has its shape."""
     if not isinstance(wanted, DTensor) or value.shape != wanted.shape:
@@ -84,9 +95,9 @@ def _sliced(module: nn.Module, device: torch.device) -> nn.Module:
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     uncut = {value for value in module.parameters() if value.dim() == 0 or not value.requires_grad}
     for value in uncut:
-        if (
-            value.requires_grad
-        ):  # FSDP2 takes no scalars: each worker keeps them, and averages their gradients
+        value.data = value.data.to(device)  # FSDP2 moves what it cuts, and buffers; not this
+        if value.requires_grad:
+            # FSDP2 takes no scalars: each worker keeps them, and averages their gradients.
             value.register_post_accumulate_grad_hook(_average)
     for block in _blocks(module):
         fully_shard(block, mesh=mesh, ignored_params=uncut)

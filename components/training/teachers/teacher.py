@@ -23,12 +23,11 @@ CONTEXT = "context"
 class Teacher:
     """Embeds where it can, else passes over a batch as its student does; neither trained nor saved."""
 
-    def __init__(
-        self, part: Part, tokenizer: Tokenizer, device: torch.device, shots: int = 0
-    ) -> None:
+    def __init__(self, part: Part, tokenizer: Tokenizer, shots: int = 0) -> None:
         """tokenizer: the student's, whose token ids come. shots: demonstrations before each row of the view `context`."""
-        model: Any = part.module.requires_grad_(False).eval().to(device)
+        model: Any = part.module.requires_grad_(False).eval()
         self._model = model
+        self._device: torch.device | None = None
         self._spec: BatchSpec = model.batch_spec()
         self._theirs, self._ours = part.tokenizer, tokenizer
         self._shots = shots
@@ -51,7 +50,7 @@ class Teacher:
         self, batch: Batch, ours: Views | None, wanted: Collection[str]
     ) -> dict[str, Tensor]:
         """The views of a pass like the student's, whose draws it takes over where there are any."""
-        seen: dict[str, Tensor] = self._model.views(self._read(batch), wanted, ours)
+        seen: dict[str, Tensor] = self._beside(batch.keys_B).views(self._read(batch), wanted, ours)
         return seen
 
     @torch.no_grad()
@@ -59,18 +58,24 @@ class Teacher:
         """The view of each row behind others of the batch; none of a model that takes no demonstrations."""
         if not isinstance(self._model, DistilsContext):
             return {}
-        return self._model.context_views(self._read(batch), others(batch.groups_B, self._shots))
+        model = self._beside(batch.keys_B)
+        seen: dict[str, Tensor] = model.context_views(
+            self._read(batch), others(batch.groups_B, self._shots)
+        )
+        return seen
 
     @torch.no_grad()
     def embed_images(self, pixels_BCHW: Tensor, keys_B: Tensor) -> Tensor:
         """The student's images -> (B, D), each row of length 1."""
-        image_BD: Tensor = self._model.embed_images(self._as_read_here(pixels_BCHW), keys_B)
+        model = self._beside(pixels_BCHW)
+        image_BD: Tensor = model.embed_images(self._as_read_here(pixels_BCHW), keys_B)
         return image_BD
 
     @torch.no_grad()
     def embed_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The student's token ids -> (B, D), each row of length 1."""
-        text_BD: Tensor = self._model.embed_texts(*self.in_own_words(tokens_BT, lengths_B))
+        model = self._beside(tokens_BT)
+        text_BD: Tensor = model.embed_texts(*self.in_own_words(tokens_BT, lengths_B))
         return text_BD
 
     @torch.no_grad()
@@ -88,6 +93,12 @@ class Teacher:
         texts = [self._ours.decode(row) for row in tokens_BT.tolist()]
         own_BT, own_lengths_B = self._theirs.encode(texts, self._spec.max_tokens)
         return own_BT.to(tokens_BT.device), own_lengths_B.to(lengths_B.device)
+
+    def _beside(self, asked: Tensor) -> Any:
+        """The model, on the device of what it is asked about: a student in slices (FSDP2) reaches its own only later."""
+        if asked.device != self._device:
+            self._model, self._device = self._model.to(asked.device), asked.device
+        return self._model
 
     def _read(self, batch: Batch) -> Batch:
         return replace(batch, pixels_BCHW=self._as_read_here(batch.pixels_BCHW))

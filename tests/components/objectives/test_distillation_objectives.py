@@ -200,3 +200,9 @@ def test_a_row_is_shown_the_rows_after_it_and_its_own_group_only_where_there_are
     assert terms.others(alike, 2).tolist() == [[1, 2], [2, 0], [0, 1]]
     with pytest.raises(ConfigError, match=r"shots=3 .* has 3; fewer shots"):
         terms.others(alike, 3)
+
+
+def test_over_no_rows_a_divergence_is_0_and_no_nan():
+    nothing = torch.zeros(0, 80)
+    assert terms.logit_kl(nothing, nothing).item() == 0
+    assert terms.kept_kl(nothing, *terms.keep_likeliest(nothing)).item() == 0

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from components.training.folder import JobChanged
 from components.training.job import run_job
 from components.training.loop import Interrupted
 from components.training.plan import TrainingPlan
+from components.training.teachers.teacher import Teacher
 from components.training.teachers.teaching import Distillation
 from components.training.training_job import TrainingJob
 
@@ -217,6 +219,18 @@ def test_a_contrastive_student_is_not_cut_into_micro_batches(
     job = _job(tiny_shards, tmp_path / "run", distillation=_plan(teacher))
     with pytest.raises(ConfigError, match="more workers"):
         replace(job, plan=replace(job.plan, accumulate=2))
+
+
+def test_a_teacher_follows_its_batches_to_their_device(
+    build_tiny: Callable[..., Any], tiny_batch: Batch, tiny_tokenizer: Tokenizer
+) -> None:
+    part = Part(
+        module=build_tiny("clip"), tokenizer=tiny_tokenizer, origin=Origin(kind="random", name="")
+    )
+    asked = Teacher(part, tiny_tokenizer)
+    for device in ("cpu", "meta"):
+        seen = asked.embed_images(tiny_batch.pixels_BCHW.to(device), tiny_batch.keys_B.to(device))
+        assert seen.device.type == device
 
 
 def test_a_teacher_reads_texts_in_its_own_words(

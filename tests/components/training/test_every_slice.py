@@ -26,7 +26,7 @@ DRAWN = {"mlm_text", "vild", "visualbert"}
 SINGLE = {"vild"}
 """Where boxes are, they are float32."""
 SETTINGS = {"vild": {"finder_steps": 1}}  # so that its proposal network is copied on the way
-PLAN = TrainingPlan(steps=2, warmup_steps=0, batch_size=8, eps=1e-3)
+PLAN = TrainingPlan(steps=2, warmup_steps=0, batch_size=8, eps=1e-3, ema=0.9, lookahead=2)
 
 Tensors = dict[str, Tensor]
 
@@ -42,11 +42,14 @@ class Same:
 
 
 def trained(model: nn.Module, batch: Batch, *, parallel: str, rank: int, world: int) -> Tensors:
-    """What a worker has after the last step: everyone's parameters, whole, and its own buffers."""
+    """What a worker has after the last step: everyone's parameters, whole, its own buffers, and the averages of both."""
     plan = TrainingPlan(**{**vars(PLAN), "workers": world, "parallel": parallel})
     loss = shared(LossOf(model), plan, world)
-    fit(begin(model, plan), Same(batch), plan, loss=loss, rank=rank)
-    return {name: whole(value.detach()).clone() for name, value in model.state_dict().items()}
+    state = begin(model, plan)
+    fit(state, Same(batch), plan, loss=loss, rank=rank)
+    averages = {f"average of {name}": value for name, value in state.weights().items()}
+    kept = {**model.state_dict(), **averages}
+    return {name: whole(value.detach()).clone() for name, value in kept.items()}
 
 
 @pytest.fixture(scope="module")

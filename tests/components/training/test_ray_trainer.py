@@ -140,15 +140,13 @@ def test_workers_this_machine_has_no_room_for_are_refused_with_what_would_fit(ma
 
 
 LOCAL = """
-import os, signal, sys
+import os, signal, sys, tempfile
 from pathlib import Path
 import psutil
 from components.training.cluster.local import local_ray
 
 mine = lambda *_: None
 signal.signal(signal.SIGTERM, mine)
-import tempfile
-before = set(os.listdir(tempfile.gettempdir()))
 with local_ray():
     import ray
     with local_ray():
@@ -163,7 +161,8 @@ with local_ray():
     print(listening)
     print(ray.is_initialized())
 print(ray.is_initialized(), "RAY_AUTH_TOKEN" in os.environ)
-print(sorted(name for name in set(os.listdir(tempfile.gettempdir())) - before if name.startswith("dipray")))
+left = [list(Path(above).glob(f"dipray-{os.getpid()}-*")) for above in ("/tmp", tempfile.gettempdir())]
+print(left)
 print((Path.home() / ".ray").exists())
 """
 
@@ -182,7 +181,7 @@ def test_a_local_ray_is_shared_inside_and_leaves_no_process_file_or_handler(tmp_
             started |= set(psutil.Process(process.pid).children(recursive=True))
             time.sleep(0.1)
         output = process.stdout.read().splitlines()
-    assert output == ["True True", "{'127.0.0.1'}", "True", "False False", "[]", "False"]
+    assert output == ["True True", "{'127.0.0.1'}", "True", "False False", "[[], []]", "False"]
     assert len(started) > 3
     assert not [each for each in started if each.is_running()]
 

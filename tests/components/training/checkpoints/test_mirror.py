@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from components.config import ConfigError
-from components.training import keeping
+from components.training import keeping, progress
 from components.training.checkpoints import checkpoint
 from components.training.checkpoints.marker import MARKER, CheckpointDamaged
 from components.training.checkpoints.mirror import Mirror, MirrorFailed, fetch_newest
 from components.training.checkpoints.rewinding import PASSED_OVER, passed_over
 from components.training.checkpoints.snapshot import Snapshot
 from components.training.checkpoints.uploader import STATE, Uploader
+from components.training.usage import cost
 
 BUCKET = "checkpoints"
 
@@ -126,6 +127,57 @@ def test_with_a_newer_checkpoint_come_the_files_of_the_training_that_made_it(tmp
     (here / PASSED_OVER).write_text("[0, 1, 5]")  # since then, of its own
     keeping.bring(here, address)
     assert passed_over(here) == [0, 1, 5]
+
+
+def test_files_of_a_run_that_arrive_damaged_are_left_where_they_are(tmp_path, caplog):
+    mirror, there = Mirror(str(tmp_path / "elsewhere"), "run"), tmp_path / "elsewhere" / "run"
+    mirror.send(make(tmp_path / "before", 1).path)
+    (there / PASSED_OVER).write_text("[0")
+    (there / progress.FILE).write_bytes(bytes(9) + b"\n")
+    (there / cost.FILE).write_text('{"step": 1}\n{"st')  # readers pass over half of a line
+    here = tmp_path / "run"
+    keeping.bring(here, str(tmp_path / "elsewhere"))
+    assert checkpoint.latest(here / "checkpoints").step == 1
+    assert (passed_over(here), progress.read(here / progress.FILE)) == ([], [])
+    assert (here / cost.FILE).exists()
+    assert f"{PASSED_OVER} is damaged" in caplog.text
+
+
+def test_a_file_of_a_run_is_never_seen_half_sent(tmp_path, monkeypatch):
+    mirror, there = Mirror(str(tmp_path / "elsewhere"), "run"), tmp_path / "elsewhere" / "run"
+    file = tmp_path / PASSED_OVER
+    file.write_text("[0]")
+    mirror.send_file(file)
+
+    def cut_short(source: str, target: str) -> None:
+        Path(target).write_text("[0")
+        raise TimeoutError
+
+    monkeypatch.setattr(mirror._files, "put_file", cut_short)
+    file.write_text("[0, 1]")
+    with pytest.raises(TimeoutError):
+        mirror.send_file(file)
+    assert (there / PASSED_OVER).read_text() == "[0]"
+
+
+def test_an_uploader_nobody_waits_for_removes_nothing_and_tells_nothing(tmp_path, monkeypatch):
+    mirror, folder = Mirror(str(tmp_path / "elsewhere"), "run"), tmp_path / "run"
+    old, newer = (make(folder, step) for step in (1, 2))
+    held, send = threading.Event(), mirror.send
+
+    def slow(path: Path) -> None:
+        assert held.wait(10)
+        send(path)
+
+    monkeypatch.setattr(mirror, "send", slow)
+    uploader = Uploader(mirror, folder, keep=1, files=())
+    uploader.offer(old.path)
+    uploader.close(0.05)
+    send(newer.path)  # of the training that goes on
+    held.set()
+    uploader._thread.join(10)
+    assert mirror.steps() == [1, 2]
+    assert not (folder / STATE).exists()
 
 
 def test_a_copy_without_its_marker_is_none_and_is_cleared_away(tmp_path):

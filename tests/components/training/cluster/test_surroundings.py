@@ -49,6 +49,8 @@ def test_the_folder_of_a_process_that_is_gone_is_swept_and_that_of_a_living_one_
     alive = above / f"diptest-{os.getpid()}-y"
     old.mkdir()
     alive.mkdir()
+    vanished = above / f"diptest-{gone.pid}-z"  # as one that another process removes meanwhile
+    vanished.symlink_to(above / "nowhere")
     made = short_folder("diptest")
     try:
         assert not old.exists()
@@ -56,6 +58,7 @@ def test_the_folder_of_a_process_that_is_gone_is_swept_and_that_of_a_living_one_
         assert made.stat().st_mode & 0o777 == 0o700
         assert len(str(made)) < 45
     finally:
+        vanished.unlink()
         alive.rmdir()
         made.rmdir()
 

@@ -13,6 +13,8 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from components.catalog import MODELS
+from components.models import text_bert
+from components.objectives.masking import IGNORED
 from components.records import Batch, Loss
 from components.training.plan import TrainingPlan
 from components.training.steps.gradients import LossOf, gradients
@@ -124,6 +126,15 @@ def test_a_part_of_a_loss_that_some_micro_batches_lack_is_the_mean_of_the_others
     found, _ = gradient(Rare(), batch, accumulate=4)
     assert float(found.parts["all"]) == 3.5
     assert float(found.parts["rare"]) == 5.5, "of rows 4 to 7"
+
+
+def test_where_no_word_is_hidden_nothing_is_nan(build_tiny, batch_for, monkeypatch):
+    # A report takes numbers alone, and a training would end there.
+    everything_seen = lambda config, tokens_BT: (tokens_BT, torch.full_like(tokens_BT, IGNORED))  # noqa: E731
+    monkeypatch.setattr(text_bert, "hide", everything_seen)
+    model = build_tiny("mlm_text")
+    found, row = gradient(model, batch_for(model.batch_spec(), 8), accumulate=2)
+    assert float(found.total) == float(found.parts["words"]) == float(row.norm()) == 0
 
 
 def test_dropout_is_the_same_in_both_passes_of_a_micro_batch(build_tiny, batch_for):

@@ -7,12 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import distributed as dist
 from torch import nn
 
+from components.records import Batch
 from components.training.job import run_job
-from components.training.loop import Interrupted
+from components.training.loop import Interrupted, fit
 from components.training.plan import TrainingPlan
-from components.training.steps.parallel import _blocks
+from components.training.steps.gradients import LossOf
+from components.training.steps.parallel import _blocks, _sliced
+from components.training.steps.state import begin
 from components.training.training_job import TrainingJob
 from tests.components.training import group
 from tests.components.training.small_clip import CONFIG, jobs
@@ -20,7 +24,7 @@ from tests.components.training.small_clip import CONFIG, jobs
 # eps: Adam divides by gradients; where they are all but 0, the order of sums would show at full size.
 PLAN = TrainingPlan(
     steps=8, batch_size=8, warmup_steps=2, checkpoint_every=4, report_every=4, vocab_size=300,
-    eps=1e-3, workers=2, accumulate=2, ema=0.9, lookahead=3,
+    eps=1e-3, workers=2, accumulate=2, ema=0.9, lookahead=3, val_batches=1,
 )  # fmt: skip
 TWO_LAYERS = {**CONFIG, "vision_layers": 2, "text_layers": 2}
 
@@ -69,6 +73,41 @@ def test_four_workers_train_what_one_does(make_job, tmp_path):
     group.run_all([(four, 0)], tmp_path / "four_processes", world=4)
     run_job(alone)
     same(alone, four, 1e-5)
+
+
+class Same:
+    """One batch, again and again."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def batch(self, step: int) -> Batch:
+        return self._batch
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"), [("gloo", "cpu"), pytest.param("nccl", "cuda", marks=pytest.mark.gpu)]
+)
+def test_what_is_cut_and_what_stays_whole_train_on_the_workers_device(
+    backend, device, build_tiny, batch_for, tmp_path
+):
+    # A learnt scalar, frozen parameters and buffers beside what is cut.
+    model, plan = build_tiny("clip"), replace(PLAN, workers=1, accumulate=1)
+    model.image.requires_grad_(False)
+    dist.init_process_group(backend, init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        loss = _sliced(LossOf(model), torch.device(device))
+        tensors = [*loss.parameters(), *loss.buffers()]
+        assert {value.device.type for value in tensors} == {device}
+        fit(
+            begin(model, plan),
+            Same(batch_for(model.batch_spec(), 8)),
+            plan,
+            loss=loss,
+            device=device,
+        )
+    finally:
+        dist.destroy_process_group()
 
 
 class Asked(nn.Linear):
