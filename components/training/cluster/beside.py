@@ -38,8 +38,9 @@ def beside(
             ended.set()
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(keep_failure,), daemon=True).start()
+    thread = threading.Thread(target=context.run, args=(keep_failure,), daemon=True)
     try:
+        thread.start()  # in here: a signal may come before this returns, and the work goes on already
         while not ended.wait(_POLL_S):
             look()
         look()
