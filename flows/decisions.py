@@ -67,9 +67,10 @@ def next_attempt(
     return next(attempt for attempt in count() if attempt not in finished)
 
 
-def is_registered(experiment: Experiment, run: RunEntry) -> bool:
-    """Whether a run came as far as a version."""
-    return bool(services().ledger.versions_of(run.key))
+def is_published(experiment: Experiment, run: RunEntry) -> bool:
+    """Whether a run came to a version and to its end: what tells of a version comes after it, and a crash between."""
+    doors = services()
+    return bool(doors.ledger.versions_of(run.key)) and doors.tracking.is_finished(run.mlflow_run_id)
 
 
 def is_decided(experiment: Experiment, run: RunEntry) -> bool:

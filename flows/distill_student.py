@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from components.config import ConfigError
 from components.records import Revision
 from components.training.checkpoints.checkpoint import verify
-from flows.decisions import is_registered, next_attempt
+from flows.decisions import is_published, next_attempt
 from flows.experiment import Experiment, ExperimentName, Launcher, read_competing
 from flows.outcome import Outcome
 from flows.publishing import alone, closing, publish
@@ -43,7 +43,7 @@ def distill_student(
     chosen = with_stages(asked, revision_of, launcher)
     revision = revision_of(chosen.source)
     with alone(chosen.name):
-        attempt = next_attempt(chosen, revision.shards.digest, is_registered)
+        attempt = next_attempt(chosen, revision.shards.digest, is_published)
         return to_student(chosen, revision, attempt, launcher)
 
 

@@ -14,8 +14,10 @@ from prefect.artifacts import (
 )
 from prefect.runtime import flow_run
 
+from components.training.loop import Interrupted
 from flows.outcome import Outcome, markdown, rows
 from flows.services import flow_page, services
+from registry.tracking import Status
 
 
 def open_night(run_keys: Sequence[str]) -> str | None:
@@ -32,15 +34,21 @@ def open_night(run_keys: Sequence[str]) -> str | None:
 
 @contextmanager
 def failing(run_id: str | None) -> Iterator[None]:
-    """An MLflow run that is marked failed, or killed, if the block is."""
+    """An MLflow run that is marked failed if the block is, or killed if it was stopped: by a signal or by a file STOP."""
     try:
         yield
     except BaseException as error:
+        is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
         if run_id is not None:
-            services().tracking.finish(
-                run_id, "FAILED" if isinstance(error, Exception) else "KILLED"
-            )
+            _mark(run_id, "FAILED" if is_failure else "KILLED")
         raise
+
+
+def _mark(run_id: str, status: Status) -> None:
+    try:
+        services().tracking.finish(run_id, status)
+    except Exception as away:  # what ended the block is what has to be heard, and not this
+        get_run_logger().warning("MLflow run %s could not be marked %s: %s", run_id, status, away)
 
 
 @contextmanager

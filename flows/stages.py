@@ -49,7 +49,7 @@ def make_stage(name: str, revision_of: RevisionOf, launcher: str) -> Checkpoint:
     tracking = services().tracking
     with alone(experiment.name):
         known, run_id = latest(job.checkpoints), tracking.find_run(job.folder.name)
-        if known and known.step == job.steps and run_id and not tracking.is_open(run_id):
+        if known and known.step == job.steps and run_id and tracking.is_finished(run_id):
             get_run_logger().info("stage %s is known: %s", name, job.folder.name)
             return known
         run_id = open_run(experiment, revision, job, None)

@@ -5,7 +5,7 @@ from functools import cache
 from prefect import flow
 
 from components.records import Revision
-from flows.decisions import is_registered, next_attempt
+from flows.decisions import is_published, next_attempt
 from flows.experiment import Experiment, ExperimentName, Launcher, read_competing
 from flows.outcome import Outcome
 from flows.publishing import alone, closing, publish
@@ -31,7 +31,7 @@ def train_model(
     chosen = with_stages(read_competing(experiment, overrides), revision_of, launcher)
     revision = revision_of(chosen.source)
     with alone(chosen.name):
-        attempt = next_attempt(chosen, revision.shards.digest, is_registered)
+        attempt = next_attempt(chosen, revision.shards.digest, is_published)
         return to_version(chosen, revision, attempt, launcher)
 
 

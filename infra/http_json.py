@@ -13,6 +13,7 @@ from infra.settings import HOST, Settings
 
 TIMEOUT_S = 10
 BUSY_S = 0.25
+BUSY_PATIENCE_S = 10
 
 
 def ask(
@@ -49,7 +50,7 @@ def ask_prefect(settings: Settings, path: str, body: Any) -> tuple[int, Any]:
 
 def _when_free(port: int, path: str, **sent: Any) -> tuple[int, Any]:
     """Prefect says 503, and has done nothing, where another write held its SQLite file: its own clients ask again too."""
-    until_s = time.monotonic() + TIMEOUT_S
+    until_s = time.monotonic() + BUSY_PATIENCE_S
     while True:
         status, answer = ask(port, path, **sent)
         if status != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > until_s:

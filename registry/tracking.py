@@ -192,6 +192,22 @@ class Tracking:
         with reaching(self.uri):
             return bool(self._client.get_run(run_id).info.status == "RUNNING")
 
+    def is_finished(self, run_id: str) -> bool:
+        """Whether nothing is left to do in a run: it came to its end, which one that FAILED or was KILLED did not.
+
+        One that a person deleted is gone on with no more.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with reaching(self.uri):
+            try:
+                info = self._client.get_run(run_id).info
+            except MlflowException as failure:
+                if failure.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return True
+                raise
+        return bool(info.lifecycle_stage == "deleted" or info.status == "FINISHED")
+
     def finish(self, run_id: str, status: Status = "FINISHED") -> None:
         """Close a run; closing twice is closing once."""
         with reaching(self.uri):

@@ -19,6 +19,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
 from components.abilities import Answers, Captions, Detections, Detects, Embeds, Matches
+from components.data.row_boxes import in_prompts
 from components.data.transforms import UnreadableImage, decode
 from components.evaluation.retrieval import class_embeddings
 from components.evaluation.writing import write
@@ -116,7 +117,8 @@ class Version(PythonModel):  # type: ignore[misc, unused-ignore]
     def _find(self, model: Detects, pixels_BCHW: torch.Tensor, params: dict[str, Any]) -> list[str]:
         known = self._model.config.classes
         labels = self._labels(params, list(known))
-        tokens_CT, lengths_C = self._tokenizer.encode(labels, self._spec.max_tokens)
+        named = in_prompts(labels, self._spec.prompts)
+        tokens_CT, lengths_C = self._tokenizer.encode(named, self._spec.max_tokens)
         base_C = torch.tensor([label in known for label in labels])
         found = model.detect(pixels_BCHW, tokens_CT, lengths_C, base_C)
         return [_told(each, labels, self._spec.image_px) for each in found]

@@ -1,8 +1,8 @@
 """One job through one of three launchers, the same numbers out of each.
 
 inline   a plain call in this process, without Ray; one worker
-local    Ray Train in a Ray that this process starts, or has started (`ray_local.py`)
-jobs     Ray Train as a job of a running Ray; stopping the caller stops the job (`ray_jobs.py`)
+local    Ray Train in a Ray that this process starts, or has started (`cluster/local.py`)
+jobs     Ray Train as a job of a running Ray; stopping the caller stops the job (`cluster/jobs.py`)
 """
 
 from __future__ import annotations

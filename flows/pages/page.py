@@ -1,6 +1,6 @@
 """A page of numbers that `make` writes: its rows made two at a time, kept, and put below the page's mark.
 
-Not for what a row is made of: `flows/seeded_runs.py` trains, each report measures.
+Not for what a row is made of: `flows/pages/seeded_runs.py` trains, each report measures.
 """
 
 from __future__ import annotations

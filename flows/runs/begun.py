@@ -117,12 +117,13 @@ def refuse_overrides(stage: str, overrides: Sequence[str]) -> None:
 
 def _finished(begun: Begun) -> bool:
     doors = services()
-    if doors.ledger.versions_of(begun.key):
-        return True
     folder = doors.settings.runs / begun.key
-    trained = (folder / JOB).exists() and TrainingJob.read(folder / JOB).final.exists()
-    # A stage is never registered: trained, its run is closed.
-    return trained and begun.is_stage and not doors.tracking.is_open(begun.mlflow_run_id)
+    if begun.is_stage:  # never registered
+        made = (folder / JOB).exists() and TrainingJob.read(folder / JOB).final.exists()
+    else:
+        made = bool(doors.ledger.versions_of(begun.key))
+    # Between what is made and the end of its run lie an upload, a student's retention, pages.
+    return made and doors.tracking.is_finished(begun.mlflow_run_id)
 
 
 def _read(path: Path) -> Begun:

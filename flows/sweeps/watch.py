@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 from prefect import get_run_logger
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from components.training import progress
 from components.training.progress import Progress
 from components.training.sweeps.search import SPLIT
 from components.training.sweeps.trials import Sweep, Trial
 from flows.patience import patient
+from flows.runs.progress import Bar
 from flows.services import services
 from registry.tracking import Status
 
@@ -22,11 +22,7 @@ class Watch:
     def __init__(self, name: str, sweep: Sweep, run_id: str) -> None:
         self._name, self._sweep, self._run_id = name, sweep, run_id
         self._said: set[str] = set()
-        self._artifact = create_progress_artifact(
-            0.0,
-            key=f"sweep-{name.replace('_', '-')}",
-            description=f"{name}: {sweep.search.trials} trials",
-        )
+        self._bar = Bar(f"sweep-{name.replace('_', '-')}", f"{name}: {sweep.search.trials} trials")
 
     def __call__(self, trial: Trial) -> None:
         """Log the trial; an MLflow that is away is told of, and caught up with when the sweep ends."""
@@ -39,9 +35,7 @@ class Watch:
             self._said.add(trial.key)
             settled = sum(each.settled for each in self._sweep.trials())
             logger.info("%s · %s", f"trial {settled}/{self._sweep.search.trials}", sentence(trial))
-            update_progress_artifact(
-                self._artifact, min(100.0, 100.0 * settled / self._sweep.search.trials)
-            )
+            self._bar.show(min(100.0, 100.0 * settled / self._sweep.search.trials))
 
 
 def sentence(trial: Trial) -> str:

@@ -266,10 +266,11 @@ def test_cancelling_a_sweep_frees_its_processes_and_it_goes_on_with_what_its_tri
         return any(settled) and bool(begun)
 
     assert processes.wait_until(is_amid, NIGHT_S), told(platform, run)
-    assert processes_of(run)
+    begun = processes_of(run)
+    assert begun
     cancelled_s = time.monotonic()
     cancel(platform, run)
-    assert processes.wait_until(lambda: not processes_of(run), 60)
+    assert processes.wait_until(lambda: not any(map(lives, [*begun, *processes_of(run)])), 60)
     freed_s = time.monotonic() - cancelled_s
     assert processes.wait_until(lambda: told(platform, run) == "CANCELLED", 60)
     before = known()
@@ -314,13 +315,23 @@ def told(settings: Settings, run: dict[str, Any]) -> str:
 
 
 def processes_of(run: dict[str, Any]) -> list[psutil.Process]:
-    """All that a flow run started: they have its number in their environment."""
-    found = []
+    """All that a flow run started: those with its number in their environment, and what descends from them.
+
+    Ray's workers write their title over the environment: once their parents are gone, nothing tells whose they were.
+    """
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.environ().get("PREFECT__FLOW_RUN_ID") == run["id"]:
-                found.append(process)
-    return found
+                found |= {p.pid: p for p in [process, *process.children(recursive=True)]}
+    return [process for process in found.values() if lives(process)]
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it still runs: a zombie does not."""
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def start(settings: Settings, name: str, parameters: dict[str, Any]) -> dict[str, Any]:

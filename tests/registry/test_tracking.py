@@ -57,6 +57,20 @@ def test_a_finished_run_stays_finished_when_it_is_opened_again(tracking):
     assert client(tracking).get_run(run_id).info.status == "FINISHED"
 
 
+def test_nothing_is_left_to_do_in_a_run_that_finished_or_was_deleted_and_in_no_other(tracking):
+    run_id = tracking.open_run("k1", "night")
+    assert not tracking.is_finished(run_id)
+    for status in ("FAILED", "KILLED"):
+        tracking.finish(run_id, status)
+        assert not tracking.is_finished(run_id)
+    deleted = tracking.open_run("k2", "night")
+    client(tracking).delete_run(deleted)
+    tracking.finish(run_id)
+    assert tracking.is_finished(run_id)
+    assert tracking.is_finished(deleted)
+    assert tracking.is_finished("0" * 32), "MLflow holds no such run any more"
+
+
 def test_a_child_run_hangs_under_its_parent(tracking):
     parent = tracking.open_run("parent", "sweep")
     child = tracking.open_run("child", "trial", parent_run_id=parent)

@@ -40,7 +40,7 @@ def beside(
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(keep_failure,), daemon=True)
     try:
-        thread.start()
+        thread.start()  # in here: a signal may come before this returns, and the work goes on already
         while not ended.wait(_POLL_S):
             look()
         look()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import onnxruntime
@@ -30,6 +31,7 @@ VIT = {
 }  # fmt: skip
 CONV = {"image_px": 32, "vision_widths": [8, 16], "width": 32, "heads": 2, "dropout": 0.0}
 
+CARD = "clip_x version 1"
 MACHINE = (str(Path(__file__).parents[3]), str(Path(torch.__file__).parent))
 """Where this checkout and torch lie."""
 
@@ -54,6 +56,13 @@ def trained(tiny_shards, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """`exported("onnx")`: the CLIP in a format, made once; read only."""
+    folder = tmp_path_factory.mktemp("exported")
+    return cache(lambda format: export(*trained("clip"), folder / format, format, CARD))
+
+
 def test_a_state_is_the_same_after_it_was_taken_apart(trained):
     model, _, _ = trained("virtex")
     state, *_ = model.prefill(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
@@ -62,9 +71,8 @@ def test_a_state_is_the_same_after_it_was_taken_apart(trained):
     assert all(map(torch.equal, leaves(again), leaves(state)))
 
 
-def test_an_embedders_onnx_files_embed_as_it_does(trained, tmp_path):
-    model, tokenizer, path = trained("clip")
-    made = export(model, tokenizer, path, tmp_path / "clip", "onnx", "clip_x version 1")
+def test_an_embedders_onnx_files_embed_as_it_does(trained, exported):
+    (model, tokenizer, path), made = trained("clip"), exported("onnx")
     assert set(made.differences) == {"image", "text"}
     tokens_BT, lengths_B = tokenizer.encode(["a red circle", "x", "a blue one", "y y y y", "z"], 16)
     tokens_BT = torch.as_tensor(tokens_BT)[:, : int(lengths_B.max())]
@@ -80,7 +88,7 @@ def test_an_embedders_onnx_files_embed_as_it_does(trained, tmp_path):
     }  # fmt: skip
     assert json.loads((made.folder / "export.json").read_text())["differences"] == made.differences
     with pytest.raises(ConfigError, match="is there already"):
-        export(model, tokenizer, path, made.folder, "onnx", "clip_x version 1")
+        export(model, tokenizer, path, made.folder, "onnx", CARD)
 
 
 def test_a_captioners_onnx_files_write_what_it_writes(trained, tmp_path):
@@ -98,9 +106,8 @@ def test_a_captioners_onnx_files_write_what_it_writes(trained, tmp_path):
         onnx_files.same_captions(model, made.folder, pixels, **asked)
 
 
-def test_a_program_is_read_without_our_code_and_holds_no_pickle(trained, tmp_path):
-    model, tokenizer, path = trained("clip")
-    made = export(model, tokenizer, path, tmp_path / "clip", "torch", "clip_x version 1")
+def test_a_program_is_read_without_our_code_and_holds_no_pickle(trained, exported, tmp_path):
+    (model, _, _), made = trained("clip"), exported("torch")
     assert set(made.differences) == {"image", "text"}
     program = made.folder / "image.pt2"
     programs.refuse_pickle(program)
@@ -129,9 +136,8 @@ def test_a_graph_of_other_numbers_is_refused(trained, tmp_path):
             weight.copy_(before)
 
 
-def test_a_clip_with_a_vit_is_written_as_transformers_reads_it(trained, tmp_path):
-    model, tokenizer, path = trained("clip")
-    made = export(model, tokenizer, path, tmp_path / "clip", "hub", "clip_x version 1")
+def test_a_clip_with_a_vit_is_written_as_transformers_reads_it(trained, exported):
+    (model, _, _), made = trained("clip"), exported("hub")
     assert made.layout == "transformers CLIPModel"
     theirs = CLIPModel.from_pretrained(made.folder).eval()
     assert theirs.logit_scale.item() == model.log_scale.item()
@@ -147,12 +153,10 @@ def test_a_family_transformers_has_not_keeps_our_layout(trained, tmp_path):
     assert not list(made.folder.glob("state*"))
 
 
-def test_no_path_of_the_machine_is_in_what_is_written(trained, tmp_path):
+def test_no_path_of_the_machine_is_in_what_is_written(exported):
     """torch notes the lines of code that each node came from, with their files."""
-    model, tokenizer, path = trained("clip")
     for format in ("onnx", "torch", "hub"):
-        made = export(model, tokenizer, path, tmp_path / format, format, "clip_x version 1")
-        for file in made.folder.iterdir():
+        for file in exported(format).folder.iterdir():
             told = file.read_bytes()
             assert not [place for place in MACHINE if place.encode() in told], file.name
 

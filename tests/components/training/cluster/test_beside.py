@@ -28,22 +28,27 @@ def test_what_the_work_raised_is_raised_here() -> None:
 
 
 def test_it_looks_while_the_work_goes_on_and_once_after_its_end() -> None:
-    done = threading.Event()
+    looked, done = threading.Event(), threading.Event()
     seen: list[bool] = []
 
     def work() -> None:
-        time.sleep(0.6)
+        assert looked.wait(10)
         done.set()
 
-    beside(work, ask_to_end=done.set, look=lambda: seen.append(done.is_set()))
-    assert len(seen) == 2
-    assert seen == [False, True]
+    def look() -> None:
+        seen.append(done.is_set())
+        looked.set()
+
+    beside(work, ask_to_end=done.set, look=look)
+    assert seen[0] is False
+    assert seen[-1] is True
 
 
 def test_a_signal_asks_the_work_to_end_and_waits_for_it() -> None:
     asked, ended = threading.Event(), threading.Event()
 
     def work() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)  # not before it is begun
         assert asked.wait(10)
         time.sleep(0.1)  # a checkpoint
         ended.set()
@@ -52,7 +57,6 @@ def test_a_signal_asks_the_work_to_end_and_waits_for_it() -> None:
         raise Cancelled
 
     before = signal.signal(signal.SIGALRM, cancel)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
     try:
         with pytest.raises(Cancelled):
             beside(work, ask_to_end=asked.set)
