@@ -13,7 +13,7 @@ from components.config import ConfigError
 from components.data.shards import read_manifest
 from components.evaluation.objective import Objective
 from components.records import Shards
-from components.training.ray_tuner import tune
+from components.training.ray_tuner import refuse_workers, tune
 from components.training.sweeps.search import SPLIT
 from components.training.sweeps.trials import Sweep, Trial, identity
 from flows.experiment import Experiment, ExperimentName, read_experiment
@@ -50,6 +50,7 @@ def sweep_settings(
         raise ConfigError(
             f"{asked.name} has no section `search`; flows/experiments/clip_tiny_sweep.yaml is one to copy from."
         )
+    refuse_workers(asked.training)  # before its stages are trained
     revision_of = cache(refresh_dataset)
     chosen = with_stages(asked, revision_of, "local")
     shards = revision_of(chosen.source).shards
