@@ -24,7 +24,7 @@ from flows.runs.certifying import compiled_tables
 from flows.services import flow_page, services
 from flows.stages import with_stages
 from flows.steps import commit, training_job
-from flows.sweeps.best_settings import check_place, write_best
+from flows.sweeps.best_settings import check_place, usual_place, write_best
 from flows.sweeps.watch import Watch, log_trials, sentence
 
 
@@ -61,7 +61,7 @@ def sweep_settings(
         with closing(run_id):
             best = tune(sweep, objective, Watch(chosen.name, sweep, run_id))
             log_trials(chosen.name, sweep, run_id, sweep.trials())
-            path = to or sweep.folder / f"{chosen.name}_best.yaml"
+            path = to or usual_place(sweep.folder, chosen.name)
             write_best(path, experiment, overrides, sweep, best)
             said = report(sweep, best, path, run_id)
     return said

@@ -18,7 +18,7 @@ from components.training.training_job import TrainingJob
 from flows.experiment import read_experiment
 from flows.output_files import OutputRefused
 from flows.sweep_settings import sweep_settings
-from flows.sweeps.best_settings import check_place, write_best
+from flows.sweeps.best_settings import check_place, usual_place, write_best
 from infra.settings import Settings
 from infra.stack import short_lived
 from registry.tracking import Tracking
@@ -91,6 +91,15 @@ def test_a_place_for_the_best_that_cannot_be_written_is_refused_first(swept, tmp
         check_place(tmp_path / "best.txt", str(swept))
     with pytest.raises(OutputRefused, match="would replace"):
         check_place(swept, str(swept))
+    with pytest.raises(ConfigError, match="best-clip.yaml' cannot name models"):
+        check_place(tmp_path / "best-clip.yaml", str(swept))
+
+
+@pytest.mark.parametrize("letters", [1, 55, 56, 60])
+def test_the_usual_place_for_the_best_is_one_that_may_be_asked_for(swept, tmp_path, letters):
+    place = usual_place(tmp_path, "x" * letters)
+    check_place(place, str(swept))
+    assert place.stem.endswith("_best")
 
 
 def test_the_form_is_deployed():
