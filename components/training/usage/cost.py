@@ -56,7 +56,7 @@ class Cost:
     device_seconds: float
     """Workers times their wall-clock seconds."""
     wasted_seconds: float
-    """Of these, what came to nothing: steps that were done again, and starting anew."""
+    """Of these, what came to nothing: steps that a later attempt began before, and starting anew."""
     samples: int
     """Images and texts that went through the model, those of repeated steps too."""
     tokens: int
