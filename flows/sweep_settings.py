@@ -25,7 +25,7 @@ from flows.services import flow_page, services
 from flows.stages import with_stages
 from flows.steps import commit, training_job
 from flows.sweeps.best_settings import check_place, usual_place, write_best
-from flows.sweeps.watch import Watch, log_trials, sentence
+from flows.sweeps.watch import Watch, leaving_none_open, log_trials, sentence
 
 
 @flow(name="sweep-settings", flow_run_name="sweep {experiment}")
@@ -59,7 +59,8 @@ def sweep_settings(
     with alone(f"sweep-{chosen.name}"):
         run_id = open_sweep(chosen, sweep)
         with closing(run_id):
-            best = tune(sweep, objective, Watch(chosen.name, sweep, run_id))
+            with leaving_none_open(chosen.name, sweep, run_id):
+                best = tune(sweep, objective, Watch(chosen.name, sweep, run_id))
             log_trials(chosen.name, sweep, run_id, sweep.trials())
             path = to or usual_place(sweep.folder, chosen.name)
             write_best(path, experiment, overrides, sweep, best)

@@ -213,7 +213,8 @@ def _watcher(sweep: Sweep, on_trial: OnTrial) -> Any:
         def on_trial_result(
             self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
         ) -> None:
-            on_trial(sweep.trial(trial.config))
+            if not is_asked_to_stop(sweep.folder):  # whoever asked closes what is open
+                on_trial(sweep.trial(trial.config))
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             settle(trial.config, "stopped")

@@ -91,7 +91,7 @@ def test_a_place_for_the_best_that_cannot_be_written_is_refused_first(swept, tmp
         check_place(tmp_path / "best.txt", str(swept))
     with pytest.raises(OutputRefused, match="would replace"):
         check_place(swept, str(swept))
-    with pytest.raises(ConfigError, match="best-clip.yaml' cannot name models"):
+    with pytest.raises(ConfigError, match=r"best-clip.yaml' cannot name models"):
         check_place(tmp_path / "best-clip.yaml", str(swept))
 
 
@@ -129,6 +129,7 @@ def test_trials_are_children_of_the_sweeps_run_and_the_best_of_them_is_written(
     assert len(found) == len(list(settings.runs.glob("*/progress.jsonl"))) == 3
     assert "3 trials" in done.stdout
     assert {run.info.status for run in found} <= {"FINISHED", "KILLED"}
+    assert all(run.data.metrics["cost/device_seconds"] > 0 for run in found)
     ended = [run.data for run in found if run.info.status == "FINISHED"]
     chosen = min(ended, key=lambda run: run.metrics["val/loss"])
     assert float(chosen.params["training.lr"]) == best.training.lr
