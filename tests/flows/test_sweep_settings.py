@@ -102,6 +102,14 @@ def test_the_usual_place_for_the_best_is_one_that_may_be_asked_for(swept, tmp_pa
     assert place.stem.endswith("_best")
 
 
+def test_several_workers_are_refused_before_anything_is_fetched_or_trained(swept, monkeypatch):
+    nothing = lambda *asked: pytest.fail("something was begun")  # noqa: E731
+    monkeypatch.setattr("flows.sweep_settings.refresh_dataset", nothing)
+    monkeypatch.setattr("flows.sweep_settings.with_stages", nothing)
+    with pytest.raises(ConfigError, match=r"Set training\.workers to 1"):
+        sweep_settings.fn(str(swept), ["training.workers=2"])
+
+
 def test_the_form_is_deployed():
     assert set(sweep_settings.parameters.model_dump()["properties"]) == {
         "experiment", "overrides", "to",
