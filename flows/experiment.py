@@ -52,7 +52,9 @@ KEYS: dict[str, type] = {
 SECTIONS = ("model", "training", "evaluation", "search", "distill")
 """What an override may change: who may say what passes the gate is the file alone."""
 _KINDS = {str: "a name", dict: "a mapping", list: "a list"}
-_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,59}")
+LONGEST_NAME = 60
+"""Letters of an experiment's name, at most."""
+_NAME = re.compile(rf"[a-z0-9][a-z0-9_]{{0,{LONGEST_NAME - 1}}}")
 _DIGEST = re.compile(r"[0-9a-f]{12}")
 
 ExperimentName = StrEnum(  # type: ignore[misc]
@@ -148,6 +150,15 @@ def read_text(name: str, overrides: Sequence[str] = ()) -> tuple[Path, dict[str,
     return path, text
 
 
+def check_name(path: Path) -> None:
+    """Raise `ConfigError` for a file whose stem cannot name an experiment, and with it models."""
+    if not _NAME.fullmatch(path.stem):
+        raise ConfigError(
+            f"{_short(str(path))} cannot name models: a file's stem is lower-case letters, digits and _, at most "
+            f"{LONGEST_NAME}."
+        )
+
+
 def located(name: str) -> str:
     """One name for one experiment, from whatever folder it is asked for: a shipped one's own, else its file's absolute path."""
     if not _is_path(name):
@@ -230,10 +241,7 @@ def _is_path(name: str) -> bool:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not _NAME.fullmatch(path.stem):
-        raise ConfigError(
-            f"{_short(str(path))} cannot name models: a file's stem is lower-case letters, digits and _, at most 60."
-        )
+    check_name(path)
     try:
         text = _yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:

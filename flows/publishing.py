@@ -2,8 +2,9 @@
 
 import fcntl
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from prefect import get_run_logger
 from prefect.artifacts import (
@@ -15,6 +16,7 @@ from prefect.artifacts import (
 from prefect.runtime import flow_run
 
 from components.training.loop import Interrupted
+from components.training.usage import cost
 from flows.outcome import Outcome, markdown, rows
 from flows.services import flow_page, services
 from registry.tracking import Status
@@ -32,6 +34,22 @@ def open_night(run_keys: Sequence[str]) -> str | None:
     return services().tracking.open_run(f"night-{key}", "night", tags=tags)
 
 
+def best_effort(what: str, send: Callable[[], object]) -> None:
+    """Send something to MLflow; a failure is told in the log and raised to nobody, for it would hide a training's own."""
+    tracking = services().tracking
+    try:
+        tracking.probe()  # a call to a server that is away tries again for half a minute
+        send()
+    except Exception as error:
+        get_run_logger().warning("%s did not reach MLflow: %s", what, error)
+
+
+def log_cost(folder: Path, run_id: str) -> None:
+    """What the training in a folder took so far, on its MLflow run; nothing before its first line."""
+    if spent := cost.total(folder / cost.FILE):
+        services().tracking.log_cost(run_id, spent)
+
+
 @contextmanager
 def failing(run_id: str | None) -> Iterator[None]:
     """An MLflow run that is marked failed if the block is, or killed if it was stopped: by a signal or by a file STOP."""
@@ -40,15 +58,9 @@ def failing(run_id: str | None) -> Iterator[None]:
     except BaseException as error:
         is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
         if run_id is not None:
-            _mark(run_id, "FAILED" if is_failure else "KILLED")
+            status: Status = "FAILED" if is_failure else "KILLED"
+            best_effort("the run's end", lambda: services().tracking.finish(run_id, status))
         raise
-
-
-def _mark(run_id: str, status: Status) -> None:
-    try:
-        services().tracking.finish(run_id, status)
-    except Exception as away:  # what ended the block is what has to be heard, and not this
-        get_run_logger().warning("MLflow run %s could not be marked %s: %s", run_id, status, away)
 
 
 @contextmanager

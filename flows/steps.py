@@ -29,7 +29,7 @@ from components.training.usage import cost
 from flows.experiment import Experiment, run_key
 from flows.outcome import Candidate, Outcome
 from flows.patience import patient
-from flows.publishing import failing
+from flows.publishing import best_effort, failing, log_cost
 from flows.runs import begun, timing
 from flows.runs.certifying import certificate_here, compiled_tables
 from flows.runs.pictures import pictures
@@ -150,13 +150,17 @@ def _origins(job: TrainingJob) -> dict[str, Origin]:
 def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint:
     """Train to the last step, or go on from the last checkpoint; progress reaches MLflow and this run's log."""
     doors, began_s = services(), time.time()
-    with doors.tracking.follow(job.progress, run_id) as follower:
-        checkpoint = ray_trainer.train(
-            replace(job, mirror=doors.settings.mirror),
-            launcher=launcher,
-            address=doors.settings.ray_address,
-            on_line=teller(name, job.plan.steps),
-        )
+    try:
+        with doors.tracking.follow(job.progress, run_id) as follower:
+            checkpoint = ray_trainer.train(
+                replace(job, mirror=doors.settings.mirror),
+                launcher=launcher,
+                address=doors.settings.ray_address,
+                on_line=teller(name, job.plan.steps),
+            )
+    except BaseException:  # cancelled or failed, it took something too
+        best_effort("its cost", lambda: log_cost(job.folder, run_id))
+        raise
     if follower.unsynced:
         get_run_logger().warning(
             "%d reports did not reach MLflow (%s); they stay in %s and the next run of this training sends them.",
@@ -164,8 +168,7 @@ def train(name: str, job: TrainingJob, launcher: str, run_id: str) -> Checkpoint
             follower.problem,
             job.progress,
         )
-    if spent := cost.total(job.folder / cost.FILE):
-        doors.tracking.log_cost(run_id, spent)
+    log_cost(job.folder, run_id)
     if problem := uploader.problem(job.folder):
         get_run_logger().warning("Its last checkpoint was not copied: %s", problem)
     timing.count_training(progress.read(job.progress), job.plan.batch_size, began_s)

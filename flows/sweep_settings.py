@@ -13,7 +13,7 @@ from components.config import ConfigError
 from components.data.shards import read_manifest
 from components.evaluation.objective import Objective
 from components.records import Shards
-from components.training.ray_tuner import tune
+from components.training.ray_tuner import refuse_workers, tune
 from components.training.sweeps.search import SPLIT
 from components.training.sweeps.trials import Sweep, Trial, identity
 from flows.experiment import Experiment, ExperimentName, read_experiment
@@ -24,8 +24,8 @@ from flows.runs.certifying import compiled_tables
 from flows.services import flow_page, services
 from flows.stages import with_stages
 from flows.steps import commit, training_job
-from flows.sweeps.best_settings import check_place, write_best
-from flows.sweeps.watch import Watch, log_trials, sentence
+from flows.sweeps.best_settings import check_place, usual_place, write_best
+from flows.sweeps.watch import Watch, leaving_none_open, log_trials, sentence
 
 
 @flow(name="sweep-settings", flow_run_name="sweep {experiment}")
@@ -50,6 +50,7 @@ def sweep_settings(
         raise ConfigError(
             f"{asked.name} has no section `search`; flows/experiments/clip_tiny_sweep.yaml is one to copy from."
         )
+    refuse_workers(asked.training)  # before its stages are trained
     revision_of = cache(refresh_dataset)
     chosen = with_stages(asked, revision_of, "local")
     shards = revision_of(chosen.source).shards
@@ -58,9 +59,10 @@ def sweep_settings(
     with alone(f"sweep-{chosen.name}"):
         run_id = open_sweep(chosen, sweep)
         with closing(run_id):
-            best = tune(sweep, objective, Watch(chosen.name, sweep, run_id))
+            with leaving_none_open(chosen.name, sweep, run_id):
+                best = tune(sweep, objective, Watch(chosen.name, sweep, run_id))
             log_trials(chosen.name, sweep, run_id, sweep.trials())
-            path = to or sweep.folder / f"{chosen.name}_best.yaml"
+            path = to or usual_place(sweep.folder, chosen.name)
             write_best(path, experiment, overrides, sweep, best)
             said = report(sweep, best, path, run_id)
     return said

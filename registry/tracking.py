@@ -43,6 +43,10 @@ class Tracking:
         with reaching(uri):
             self.experiment_id = self._experiment(experiment, artifacts)
 
+    def probe(self) -> None:
+        """Raise TrackingUnreachable, within seconds, if a server is away; any other call first tries for half a minute."""
+        probe(self.uri)
+
     def open_run(
         self,
         key: str,
@@ -207,6 +211,12 @@ class Tracking:
                     return True
                 raise
         return bool(info.lifecycle_stage == "deleted" or info.status == "FINISHED")
+
+    def told(self, run_id: str) -> tuple[str, Mapping[str, str]]:
+        """What a run says of itself: its status, and its tags."""
+        with reaching(self.uri):
+            run = self._client.get_run(run_id)
+        return run.info.status, run.data.tags
 
     def finish(self, run_id: str, status: Status = "FINISHED") -> None:
         """Close a run; closing twice is closing once."""

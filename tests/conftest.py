@@ -28,6 +28,7 @@ os.environ.update(
     }
 )
 
+import itertools
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ from components.records import Batch, BatchSpec, Box, Question, Row, Sample, Sha
 from components.training.building import build, random_part, slots
 from infra.ports import free_ports
 from infra.settings import PORT_VARIABLES, Settings
+from registry.tracking import Tracking
 
 # A shell that starts the tests in the background has SIGINT ignored, and every child would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -161,6 +163,22 @@ def settings_on_free_ports() -> Callable[..., Settings]:
         return Settings.read({**os.environ, **own, **chosen, **variables})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with MLflow's own SQLite store; making its tables takes seconds, so a session has one."""
+    return tmp_path_factory.mktemp("mlflow")
+
+
+_experiments = itertools.count()
+
+
+@pytest.fixture
+def tracking(mlflow_store: Path) -> Tracking:
+    """A real MLflow store without a server, and an experiment that no other test sees."""
+    uri = f"sqlite:///{mlflow_store}/mlflow.db"
+    return Tracking(uri, f"experiment-{next(_experiments)}", mlflow_store / "artifacts")
 
 
 @pytest.fixture

@@ -21,10 +21,11 @@ from typing import Any
 
 from components.config import ConfigError
 from components.training.cluster.beside import beside
-from components.training.cluster.local import local_ray
+from components.training.cluster.local import check_room, local_ray
 from components.training.cluster.stopping import ask_to_stop, forget_stop, is_asked_to_stop
 from components.training.cluster.surroundings import environment, kept_signals
 from components.training.folder import held
+from components.training.plan import TrainingPlan
 from components.training.sweeps import trials
 from components.training.sweeps.trials import Sweep, Trial
 from components.training.sweeps.trying import Objective, attempt
@@ -51,17 +52,23 @@ def tune(sweep: Sweep, objective: Objective, on_trial: OnTrial = lambda trial: N
     its last checkpoint. Raises `RunBusy` while another process is at this sweep, `ConfigError` for a plan that
     trials cannot run, and `SweepFailed`.
     """
-    if sweep.job.plan.workers > 1:
-        raise ConfigError(
-            f"training.workers={sweep.job.plan.workers}: a trial trains in one worker, and search.at_once says how "
-            "many trials train side by side. Set training.workers to 1 for the sweep."
-        )
+    refuse_workers(sweep.job.plan)
     with held(sweep.folder):
         if not sweep.is_done():
             with _quiet(), local_ray(), kept_signals():
+                check_room(sweep.job.plan)
                 _run(sweep, objective, on_trial)
             sweep.close()
         return _best(sweep)
+
+
+def refuse_workers(plan: TrainingPlan) -> None:
+    """Raise `ConfigError` for a plan of several workers, which no trial runs with."""
+    if plan.workers > 1:
+        raise ConfigError(
+            f"training.workers={plan.workers}: a trial trains in one worker, and search.at_once says how many trials "
+            "train side by side. Set training.workers to 1 for the sweep."
+        )
 
 
 def _run(sweep: Sweep, objective: Objective, on_trial: OnTrial) -> None:
@@ -206,7 +213,8 @@ def _watcher(sweep: Sweep, on_trial: OnTrial) -> Any:
         def on_trial_result(
             self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
         ) -> None:
-            on_trial(sweep.trial(trial.config))
+            if not is_asked_to_stop(sweep.folder):  # whoever asked closes what is open
+                on_trial(sweep.trial(trial.config))
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             settle(trial.config, "stopped")

@@ -11,7 +11,7 @@ from components import atomic
 from components.config import ConfigError
 from components.training.sweeps.search import SPLIT
 from components.training.sweeps.trials import Sweep, Trial
-from flows.experiment import read_experiment, read_text
+from flows.experiment import LONGEST_NAME, check_name, read_experiment, read_text
 from flows.output_files import refuse_unwritable
 
 
@@ -19,8 +19,15 @@ def check_place(path: Path, experiment: str) -> None:
     """Refuse a file that could not be written, or not be read as an experiment, before anything is trained."""
     if path.suffix != ".yaml":
         raise ConfigError(f"--to {path} is no experiment's file; give a name that ends in .yaml.")
+    check_name(path)
     source, _ = read_text(experiment)
     refuse_unwritable({"--to": path}, [source])
+
+
+def usual_place(folder: Path, name: str) -> Path:
+    """Where the best settings of the experiment `name` are written unless it is said; a long name is cut to leave room."""
+    ending = "_best"
+    return folder / f"{name[: LONGEST_NAME - len(ending)]}{ending}.yaml"
 
 
 def write_best(

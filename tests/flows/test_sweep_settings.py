@@ -18,7 +18,7 @@ from components.training.training_job import TrainingJob
 from flows.experiment import read_experiment
 from flows.output_files import OutputRefused
 from flows.sweep_settings import sweep_settings
-from flows.sweeps.best_settings import check_place, write_best
+from flows.sweeps.best_settings import check_place, usual_place, write_best
 from infra.settings import Settings
 from infra.stack import short_lived
 from registry.tracking import Tracking
@@ -91,6 +91,23 @@ def test_a_place_for_the_best_that_cannot_be_written_is_refused_first(swept, tmp
         check_place(tmp_path / "best.txt", str(swept))
     with pytest.raises(OutputRefused, match="would replace"):
         check_place(swept, str(swept))
+    with pytest.raises(ConfigError, match=r"best-clip.yaml' cannot name models"):
+        check_place(tmp_path / "best-clip.yaml", str(swept))
+
+
+@pytest.mark.parametrize("letters", [1, 55, 56, 60])
+def test_the_usual_place_for_the_best_is_one_that_may_be_asked_for(swept, tmp_path, letters):
+    place = usual_place(tmp_path, "x" * letters)
+    check_place(place, str(swept))
+    assert place.stem.endswith("_best")
+
+
+def test_several_workers_are_refused_before_anything_is_fetched_or_trained(swept, monkeypatch):
+    nothing = lambda *asked: pytest.fail("something was begun")  # noqa: E731
+    monkeypatch.setattr("flows.sweep_settings.refresh_dataset", nothing)
+    monkeypatch.setattr("flows.sweep_settings.with_stages", nothing)
+    with pytest.raises(ConfigError, match=r"Set training\.workers to 1"):
+        sweep_settings.fn(str(swept), ["training.workers=2"])
 
 
 def test_the_form_is_deployed():
@@ -120,6 +137,7 @@ def test_trials_are_children_of_the_sweeps_run_and_the_best_of_them_is_written(
     assert len(found) == len(list(settings.runs.glob("*/progress.jsonl"))) == 3
     assert "3 trials" in done.stdout
     assert {run.info.status for run in found} <= {"FINISHED", "KILLED"}
+    assert all(run.data.metrics["cost/device_seconds"] > 0 for run in found)
     ended = [run.data for run in found if run.info.status == "FINISHED"]
     chosen = min(ended, key=lambda run: run.metrics["val/loss"])
     assert float(chosen.params["training.lr"]) == best.training.lr

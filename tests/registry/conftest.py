@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from components.training.checkpoints.checkpoint import Origin, save
 from registry.gates import Rule, judge
 from registry.ledger.entries import VerdictEntry
 from registry.ledger.store import Ledger
-from registry.tracking import Tracking
 
 
 def digest(name: str) -> str:
@@ -78,22 +76,6 @@ def record_candidate(
 def candidate(ledger: Ledger) -> Callable[..., VerdictEntry]:
     """`candidate(3, champion=1, score=0.9)`: version 3 in the ledger, judged against version 1."""
     return lambda number, **judged: record_candidate(ledger, number, **judged)
-
-
-@pytest.fixture(scope="session")
-def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with MLflow's own SQLite store; making its tables takes seconds, so a session has one."""
-    return tmp_path_factory.mktemp("mlflow")
-
-
-_experiments = itertools.count()
-
-
-@pytest.fixture
-def tracking(mlflow_store: Path) -> Tracking:
-    """A real MLflow store without a server, and an experiment that no other test sees."""
-    uri = f"sqlite:///{mlflow_store}/mlflow.db"
-    return Tracking(uri, f"experiment-{next(_experiments)}", mlflow_store / "artifacts")
 
 
 TINY = {

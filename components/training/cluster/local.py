@@ -59,7 +59,7 @@ def local_ray() -> Iterator[None]:
 def run_local(job: TrainingJob, follower: Follower) -> None:
     """Train a job here. Raises as `fit`, and `ConfigError` where this machine has too little for its workers."""
     with local_ray():
-        _check_room(job.plan)
+        check_room(job.plan, elsewhere=", or give the launcher jobs a cluster that has them")
         # Whatever ends this one leaves a checkpoint of the step it was at.
         beside(
             functools.partial(fit, job),
@@ -68,19 +68,22 @@ def run_local(job: TrainingJob, follower: Follower) -> None:
         )
 
 
-def _check_room(plan: TrainingPlan) -> None:
-    """Ray would wait for a machine that never comes."""
+def check_room(plan: TrainingPlan, *, elsewhere: str = "") -> None:
+    """Raise `ConfigError` for a plan that Ray, the one here, would wait with for a machine that never comes.
+
+    elsewhere: what else would work, as the end of the sentence.
+    """
     import ray
 
     has = ray.cluster_resources()
     least = plan.min_workers or plan.workers
+    fewer = " or fewer workers" if least > 1 else ""
     for resource, field in (("CPU", "cpus_per_worker"), ("GPU", "gpus_per_worker")):
         there, each = has.get(resource, 0.0), getattr(plan, field)
         if each * least > there:
             raise ConfigError(
                 f"workers={least} with {field}={each:g} need {each * least:g} {resource}s, and this machine has "
-                f"{there:g}: set training.{field}={_down(there / least):g} or fewer workers, or give the launcher jobs "
-                "a cluster that has them."
+                f"{there:g}: set training.{field}={_down(there / least):g}{fewer}{elsewhere}."
             )
 
 

@@ -109,6 +109,11 @@ def check_space(search: Search, known: Mapping[str, Sequence[str]]) -> None:
                 f"search.space.{name} says where or how a training runs; no weight depends on it, so there is nothing "
                 "to search. Set it under training."
             )
+        if name == "training.steps":
+            raise ConfigError(
+                "search.space.training.steps: trials are compared after equal numbers of steps, and the longest would "
+                "win for its length. Set training.steps for all of them; those that fall behind are stopped early."
+            )
 
 
 def applied(

@@ -8,6 +8,7 @@ at each report and at each checkpoint. A kill loses what came after the last lin
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -55,7 +56,7 @@ class Cost:
     device_seconds: float
     """Workers times their wall-clock seconds."""
     wasted_seconds: float
-    """Of these, what came to nothing: steps that were done again, and starting anew."""
+    """Of these, what came to nothing: steps that a later attempt began before, and starting anew."""
     samples: int
     """Images and texts that went through the model, those of repeated steps too."""
     tokens: int
@@ -155,13 +156,13 @@ def total(path: Path) -> Cost | None:
 
 def _wasted_seconds(attempts: Sequence[Sequence[Spent]]) -> float:
     wasted = 0.0
-    for number, attempt in enumerate(attempts):
-        if number + 1 < len(attempts):
-            kept_step = attempts[number + 1][0].begun_step
-            kept = [line.wall_s for line in attempt if line.step <= kept_step]
-            wasted += (attempt[-1].wall_s - max(kept, default=0.0)) * attempt[0].workers
-        if number:  # the first start is needed by any run, the others are not
-            wasted += attempt[0].wall_s * attempt[0].workers
+    for number, attempt in enumerate(attempts, start=1):
+        start_s = attempt[0].wall_s
+        # Any later attempt may go back before this one's beginning; then nothing of it is left.
+        kept_step = min((later[0].begun_step for later in attempts[number:]), default=math.inf)
+        kept_s = max((line.wall_s for line in attempt if line.step <= kept_step), default=start_s)
+        again_s = start_s if number > 1 else 0.0  # the first start is needed by any run
+        wasted += (attempt[-1].wall_s - kept_s + again_s) * attempt[0].workers
     return wasted
 
 

@@ -7,27 +7,39 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from components.config import ConfigError
+from components.evaluation.objective import Objective
+from components.evaluation.plan import EvaluationPlan
+from components.records import Shards
 from components.training import progress, ray_tuner
+from components.training.cluster.local import local_ray
 from components.training.ray_tuner import SweepFailed, tune
 from components.training.sweeps.trials import Sweep, best
 from tests.components.training.sweep import sweep_of
 
 ROOT = Path(ray_tuner.__file__).parents[2]
-TRIALS = 6
+TRIALS = 5
 
 
-def start(shards: Path, folder: Path, **environment: str) -> subprocess.Popen[str]:
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One Ray for all sweeps of this process; its workers inherit what `tune` would start it with."""
+    with ray_tuner._quiet(), local_ray():
+        yield
+
+
+def start(shards: Path, folder: Path, **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "tests/components/training/sweep.py", shards, folder, str(TRIALS)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        text=True,
     )
 
 
@@ -38,7 +50,9 @@ def trained_steps(sweep: Sweep, key: str) -> list[tuple[int, float]]:
 
 @pytest.mark.stack
 @pytest.mark.faults
-def test_a_sweep_killed_with_its_trials_goes_on_and_trains_nothing_twice(tiny_shards, tmp_path):
+def test_a_sweep_killed_with_its_trials_goes_on_and_trains_nothing_twice(
+    tiny_shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request
+) -> None:
     sweep = sweep_of(tiny_shards.path, tmp_path, TRIALS)
     # Each process of trials dies at the end of its second training; Tune starts another in its place.
     first = start(tiny_shards.path, tmp_path, DIPTYCH_FAIL="trial.trained:2")
@@ -53,9 +67,8 @@ def test_a_sweep_killed_with_its_trials_goes_on_and_trains_nothing_twice(tiny_sh
     before = {trial.key: trained_steps(sweep, trial.key) for trial in settled}
     assert 3 <= len(settled) < TRIALS
 
-    again = start(tiny_shards.path, tmp_path)
-    said, _ = again.communicate(timeout=300)
-    assert again.returncode == 0
+    request.getfixturevalue("ray_here")  # not beside the one that is killed
+    chosen = tune(sweep, Objective(metric="loss", shards=tiny_shards.path, plan=EvaluationPlan()))
     known = {trial.key: trial for trial in sweep.trials()}
     assert len(known) == TRIALS
     assert all(trial.settled and trial.state != "failed" for trial in known.values())
@@ -64,16 +77,17 @@ def test_a_sweep_killed_with_its_trials_goes_on_and_trains_nothing_twice(tiny_sh
     stopped = [trial for trial in known.values() if trial.state == "stopped"]
     assert all(trial.values[-1][0] < 24 for trial in stopped)
     found = best(known.values(), higher=False)
-    assert said.split()[-1] == found.key
+    assert chosen == found
     assert found.values[-1][0] == 24
     assert found.value == min(t.value for t in known.values() if t.state == "finished")
     # The same sweep once more is done: no Ray is started to say so.
+    monkeypatch.setattr(ray_tuner, "local_ray", lambda: pytest.fail("a Ray was started"))
     assert tune(sweep, objective=lambda checkpoint: 1 / 0) == found
     assert not (sweep.folder / "ray").exists()
 
 
 @pytest.mark.stack
-def test_a_sweep_whose_trials_all_fail_says_why(tiny_shards, tmp_path):
+def test_a_sweep_whose_trials_all_fail_says_why(tiny_shards, tmp_path, ray_here):
     sweep = sweep_of(tiny_shards.path, tmp_path, 1, lr=1e30, clip_norm=0.0, schedule="constant")
     space = {"model.embed_width": {"choice": [8]}}
     hopeless = Sweep(
@@ -87,3 +101,20 @@ def test_a_sweep_whose_trials_all_fail_says_why(tiny_shards, tmp_path):
 def test_trials_of_several_workers_are_refused(tiny_shards, tmp_path):
     with pytest.raises(ConfigError, match="a trial trains in one worker"):
         tune(sweep_of(tiny_shards.path, tmp_path, 2, workers=2), objective=float)
+
+
+@pytest.mark.parametrize(
+    ("asks", "said"),
+    [
+        ({"cpus_per_worker": 3.0}, r"machine has 2: set training\.cpus_per_worker=2\.$"),
+        ({"gpus_per_worker": 1.0}, r"machine has 0: set training\.gpus_per_worker=0\.$"),
+    ],
+)
+def test_a_trial_this_machine_has_no_room_for_is_refused_and_not_waited_for(
+    tiny_shards, tmp_path, monkeypatch, asks, said
+):
+    two_cores = SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
+    monkeypatch.setitem(sys.modules, "ray", two_cores)
+    monkeypatch.setattr(ray_tuner, "local_ray", nullcontext)
+    with pytest.raises(ConfigError, match=said):
+        tune(sweep_of(tiny_shards.path, tmp_path, 2, **asks), objective=float)

@@ -55,6 +55,8 @@ def test_a_search_that_cannot_work_is_refused_with_what_would(changes, error, sa
         ("training.lrr", UnknownName, 'Did you mean "lr"'),
         ("gate.metric", UnknownName, "changes model and training"),
         ("training.workers", ConfigError, "nothing to search"),
+        # Trials longer than the experiment's own steps were trained, and thrown away as stopped.
+        ("training.steps", ConfigError, "Set training.steps for all of them"),
     ],
 )
 def test_a_setting_that_cannot_be_searched_is_refused(name, error, said):

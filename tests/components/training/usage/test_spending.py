@@ -105,6 +105,15 @@ def test_an_attempt_that_kept_nothing_is_wasted_but_for_its_start(tmp_path):
     assert total(tmp_path / FILE).wasted_seconds == (8 - 3) + 2
 
 
+def test_an_attempt_that_goes_back_further_wastes_what_all_before_it_did_since(tmp_path):
+    first = [line(1, 0, 3.0), line(1, 50, 13.0), line(1, 100, 23.0)]
+    second = [line(2, 100, 5.0, begun=100), line(2, 101, 6.0, begun=100)]
+    third = [line(3, 50, 2.0, begun=50), line(3, 200, 32.0, begun=50)]
+    write(tmp_path / FILE, [*first, *second, *third])
+    # Half of the first, all of the second with its start counted once, and the third's start.
+    assert total(tmp_path / FILE).wasted_seconds == (23 - 13) + 6 + 2
+
+
 def test_a_line_that_a_kill_cut_short_costs_that_line_alone(tmp_path):
     path = tmp_path / FILE
     write(path, [line(1, 0, 1.0), line(1, 5, 2.0)])
