@@ -25,6 +25,7 @@ from components.training.cluster.local import check_room, local_ray
 from components.training.cluster.stopping import ask_to_stop, forget_stop, is_asked_to_stop
 from components.training.cluster.surroundings import environment, kept_signals
 from components.training.folder import held
+from components.training.loop import Interrupted
 from components.training.plan import TrainingPlan
 from components.training.sweeps import trials
 from components.training.sweeps.trials import Sweep, Trial
@@ -39,6 +40,13 @@ class SweepFailed(RuntimeError):
     """No trial was finished; the message says what ended them."""
 
 
+class SweepInterrupted(Interrupted):
+    """A sweep was asked to stop, by a file STOP in its folder, before all trials were settled; calling again goes on."""
+
+    def __str__(self) -> str:
+        return f"The sweep was stopped with {self.step} trials settled; the same command goes on from there."
+
+
 OnTrial = Callable[[Trial], None]
 
 
@@ -50,7 +58,7 @@ def tune(sweep: Sweep, objective: Objective, on_trial: OnTrial = lambda trial: N
 
     May be killed and called again: a trial that was settled is not trained again, and one that was begun goes on from
     its last checkpoint. Raises `RunBusy` while another process is at this sweep, `ConfigError` for a plan that
-    trials cannot run, and `SweepFailed`.
+    trials cannot run, `SweepInterrupted`, and `SweepFailed`.
     """
     refuse_workers(sweep.job.plan)
     with held(sweep.folder):
@@ -58,6 +66,8 @@ def tune(sweep: Sweep, objective: Objective, on_trial: OnTrial = lambda trial: N
             with _quiet(), local_ray(), kept_signals():
                 check_room(sweep.job.plan)
                 _run(sweep, objective, on_trial)
+            if is_asked_to_stop(sweep.folder):
+                raise SweepInterrupted(sum(trial.settled for trial in sweep.trials()))
             sweep.close()
         return _best(sweep)
 
@@ -77,9 +87,9 @@ def _run(sweep: Sweep, objective: Objective, on_trial: OnTrial) -> None:
 
     known = sweep.trials()
     left = sweep.search.trials - sum(trial.settled for trial in known)
+    forget_stop(sweep.folder)
     if left < 1:
         return
-    forget_stop(sweep.folder)
     storage = sweep.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # what a killed sweep left of Tune's memory
     plan = sweep.job.plan

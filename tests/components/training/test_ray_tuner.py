@@ -20,7 +20,8 @@ from components.evaluation.plan import EvaluationPlan
 from components.records import Shards
 from components.training import progress, ray_tuner
 from components.training.cluster.local import local_ray
-from components.training.ray_tuner import SweepFailed, tune
+from components.training.cluster.stopping import ask_to_stop
+from components.training.ray_tuner import SweepFailed, SweepInterrupted, tune
 from components.training.sweeps.trials import Sweep, best
 from tests.components.training.sweep import sweep_of
 
@@ -118,3 +119,15 @@ def test_a_trial_this_machine_has_no_room_for_is_refused_and_not_waited_for(
     monkeypatch.setattr(ray_tuner, "local_ray", nullcontext)
     with pytest.raises(ConfigError, match=said):
         tune(sweep_of(tiny_shards.path, tmp_path, 2, **asks), objective=float)
+
+
+def test_a_sweep_that_a_file_stopped_is_not_done_and_goes_on(
+    tiny_shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = sweep_of(tiny_shards.path, tmp_path, TRIALS)
+    monkeypatch.setattr(ray_tuner, "local_ray", nullcontext)
+    monkeypatch.setattr(ray_tuner, "check_room", lambda plan: None)
+    monkeypatch.setattr(ray_tuner, "_run", lambda sweep, *more: ask_to_stop(sweep.folder))
+    with pytest.raises(SweepInterrupted, match="stopped with 0 trials settled; the same command"):
+        tune(sweep, Objective(metric="loss", shards=tiny_shards.path, plan=EvaluationPlan()))
+    assert not sweep.is_done()
