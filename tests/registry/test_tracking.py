@@ -335,7 +335,9 @@ def test_a_server_that_dies_in_a_training_loses_no_point_and_doubles_none(
     assert follower.unsynced == 1
     assert isinstance(follower.problem, TrackingUnreachable)
     with monkeypatch.context() as hasty, pytest.raises(TrackingUnreachable):
-        hasty.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # it would try for a quarter of a minute
+        hasty.setenv(
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"
+        )  # it would try for a quarter of a minute
         tracking.open_run("k2", "night")
     with mlflow_server(mlflow_store, port):
         tracking = wait_for(uri, "served")
