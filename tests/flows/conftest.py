@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,17 @@ from components.data.shards import write_shards
 from components.data.sources.shapes import scene
 from flows import experiment
 from infra.settings import Settings
+from infra.stack import short_lived
+
+
+@pytest.fixture(scope="session")
+def home(
+    settings_on_free_ports: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """Prefect and MLflow of a home that the files share: each names its experiments as no other does."""
+    settings = settings_on_free_ports(tmp_path_factory.mktemp("flows") / "home")
+    with short_lived(settings, ("prefect", "mlflow")):
+        yield settings
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.stack import short_lived
-
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
@@ -30,15 +28,8 @@ gate:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, settings_on_free_ports):
-    settings = settings_on_free_ports(tmp_path_factory.mktemp("night"))
-    with short_lived(settings, ("prefect", "mlflow")):
-        yield settings
-
-
-@pytest.fixture(scope="module")
 def experiment(home):
-    path = home.home / "quick.yaml"
+    path = home.home / "nightly.yaml"
     path.write_text(EXPERIMENT)
     return path
 
@@ -76,7 +67,7 @@ def doors(home):
 def kill_while_training(home, experiment):
     process = start(home, experiment, "local")
     deadline_s = time.monotonic() + 240
-    while not list(home.runs.glob("*/checkpoints/step-00000020/MANIFEST.json")):
+    while not list(home.runs.glob("nightly-*/checkpoints/step-00000020/MANIFEST.json")):
         assert process.poll() is None, finish(process)[1]
         assert time.monotonic() < deadline_s, "no checkpoint in four minutes"
         time.sleep(0.05)
@@ -105,26 +96,26 @@ def test_a_night_killed_at_every_border_ends_in_one_version_and_one_closed_move(
     assert code == 0, out[-3000:]
 
     ledger, tracking, versions = doors(home)
-    moves = ledger.moves("quick")
+    moves = ledger.moves("nightly")
     assert [(move.phase, move.number) for move in moves] == [("opened", 1), ("closed", 1)]
-    assert versions.alias("quick") == 1
-    (run,) = list(home.runs.iterdir())
+    assert versions.alias("nightly") == 1
+    (run,) = home.runs.glob("nightly-*")
     steps = [json.loads(line)["step"] for line in (run / "progress.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
-    found = tracking._client.search_model_versions("name = 'quick'")
+    found = tracking._client.search_model_versions("name = 'nightly'")
     assert len(found) == 1
     runs = tracking._client.search_runs([tracking.experiment_id])
-    mine = [each for each in runs if each.info.run_name == "quick"]
+    mine = [each for each in runs if each.info.run_name == "nightly"]
     assert [each.info.status for each in mine] == ["FINISHED"]
     assert "champion" in mine[0].data.tags["diptych.verdict"]
 
 
 def test_a_second_night_on_unchanged_data_says_so_and_trains_nothing(home, experiment):
-    before = sorted(path.name for path in home.runs.iterdir())
+    before = sorted(path.name for path in home.runs.glob("nightly-*"))
     code, out = finish(start(home, experiment, "local"))
     assert code == 0, out[-3000:]
     assert "nothing was trained" in out
-    assert sorted(path.name for path in home.runs.iterdir()) == before
+    assert sorted(path.name for path in home.runs.glob("nightly-*")) == before
 
 
 def test_a_forced_night_trains_with_the_next_seed_and_is_held_against_the_champion(
@@ -133,7 +124,7 @@ def test_a_forced_night_trains_with_the_next_seed_and_is_held_against_the_champi
     code, out = finish(start(home, experiment, "inline", "force"))
     assert code == 0, out[-3000:]
     ledger, _, versions = doors(home)
-    first, second = (ledger.run(ledger.version("quick", number).run_key) for number in (1, 2))
+    first, second = (ledger.run(ledger.version("nightly", number).run_key) for number in (1, 2))
     assert (first.seed, second.seed) == (0, 1)
     assert ledger.verdict_of(second.key).champion_digest == first.checkpoint_digest
-    assert versions.alias("quick") == ledger.champion("quick").number == 2
+    assert versions.alias("nightly") == ledger.champion("nightly").number == 2

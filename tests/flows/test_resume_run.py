@@ -17,7 +17,6 @@ from components.training.job import run_job
 from components.training.teachers.teacher_cache import FOLDER
 from components.training.training_job import TrainingJob
 from components.training.usage import cost
-from infra.stack import short_lived
 from registry.ledger.store import Ledger
 from registry.tracking import Tracking
 
@@ -34,20 +33,15 @@ gate: [{metric: rouge_l, at_least: 0.1}]
 """
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, settings_on_free_ports):
-    folder = tmp_path_factory.mktemp("resume")
-    elsewhere = {"DIPTYCH_CHECKPOINTS": str(folder / "elsewhere")}
-    settings = settings_on_free_ports(folder / "home", **elsewhere)
-    with short_lived(settings, ("prefect", "mlflow")):
-        yield settings
-
-
 def run(home, *words, fail=""):
     return subprocess.run(
         [sys.executable, "tests/flows/resumed.py", *map(str, words)],
         cwd=ROOT,
-        env={**home.inherited, "DIPTYCH_FAIL": fail},
+        env={
+            **home.inherited,
+            "DIPTYCH_FAIL": fail,
+            "DIPTYCH_CHECKPOINTS": str(elsewhere(home)),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -55,15 +49,20 @@ def run(home, *words, fail=""):
     )
 
 
+def elsewhere(home) -> Path:
+    """Where checkpoints are copied."""
+    return home.home.parent / "elsewhere"
+
+
 def test_a_killed_run_is_finished_by_its_key_and_its_cost_is_told(home):
-    experiment = home.home / "quick.yaml"
+    experiment = home.home / "resumed.yaml"
     experiment.write_text(EXPERIMENT)
     # As it lies from there, and later by its whole path: it is one experiment.
     killed = run(home, "train", os.path.relpath(experiment, ROOT), fail="checkpoint_saved:2")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-    (folder,) = home.runs.iterdir()
+    (folder,) = home.runs.glob("resumed-*")
 
-    unknown = run(home, "resume", "quick-0123456789ab")
+    unknown = run(home, "resume", "resumed-0123456789ab")
     assert unknown.returncode == 2
     assert folder.name in unknown.stderr and "step 20" in unknown.stderr
 
@@ -72,7 +71,7 @@ def test_a_killed_run_is_finished_by_its_key_and_its_cost_is_told(home):
 
     done = run(home, "newest", experiment, "training.report_every=10")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "quick version 1 is registered" in done.stdout
+    assert "resumed version 1 is registered" in done.stdout
     again = run(home, "resume", folder.name)
     assert again.returncode == 2 and "is finished" in again.stderr
     assert "no unfinished run" in run(home, "newest", experiment).stderr
@@ -83,7 +82,7 @@ def test_a_killed_run_is_finished_by_its_key_and_its_cost_is_told(home):
     logged = Tracking(home.mlflow_url, "diptych")._client.get_run(entry.mlflow_run_id).data.metrics
     assert logged["cost/tokens"] == spent.tokens == entry.tokens
     assert "system/cpu_utilization_percentage" in logged
-    there = home.home.parent / "elsewhere" / folder.name
+    there = elsewhere(home) / folder.name
     assert (there / "step-00000030" / "MANIFEST.json").is_file(), "the last one was awaited"
 
 
@@ -121,9 +120,16 @@ def test_a_students_killed_run_is_finished_as_an_undisturbed_one_and_its_teacher
     known = asked_about(folder)
     assert known, "its teacher's answers were kept with the checkpoint"
 
-    done = run(home, "resume", folder.name)
+    # Registered, and its retention not told yet: nothing but that is left, and no next seed is drawn.
+    killed = run(home, "resume", folder.name, fail="registered")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    done = run(home, "distill", small)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "small version 1 is registered" in done.stdout
+    told, entry = Tracking(home.mlflow_url, "diptych"), Ledger(home.ledger_url).run(folder.name)
+    files = {file.path for file in told._client.list_artifacts(entry.mlflow_run_id)}
+    assert {"retention.md", "verdict.md"} <= files
+    assert told.is_finished(entry.mlflow_run_id)
     assert [path.name for path in home.runs.glob("small-*")] == [folder.name], "no second run"
     every = asked_about(folder)
     assert set(known) < set(every) and len(set(every)) == len(every), "nothing was asked twice"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from mlflow import MlflowClient
 
 from components.config import ConfigError
 from components.table import UnknownName
 from components.training.checkpoints.checkpoint import latest
+from flows import publishing, stages
 from flows.experiment import read_experiment
 from infra.settings import Settings
-from infra.stack import short_lived
+from registry.tracking import Tracking
 
 ROOT = Path(__file__).parents[2]
 STAGE = """
@@ -89,56 +94,75 @@ def test_a_part_where_the_settings_want_none_is_refused(written):
         read_experiment(str(written("whole", text)))
 
 
-@pytest.mark.stack
-def test_a_stage_is_trained_once_and_stands_in_mlflow_beside_what_needed_it(
-    written, settings_on_free_ports, tmp_path
+@pytest.mark.parametrize(("is_finished", "uploads"), [(True, 0), (False, 1)])
+def test_a_trained_stage_is_uploaded_when_it_is_asked_for_again_unless_its_run_is_finished(
+    written, monkeypatch, is_finished, uploads
 ):
+    trained, uploaded = SimpleNamespace(step=4, path=Path("there")), []
+    tracking = SimpleNamespace(
+        find_run=lambda key: "run",
+        is_finished=lambda run_id: is_finished,
+        log_file=lambda *file: uploaded.append(file),
+        finish=lambda run_id: None,
+    )
+    doors = SimpleNamespace(tracking=tracking)
+    job = SimpleNamespace(folder=Path("eyes-1"), checkpoints=Path(), steps=4)
+    around = {
+        "services": lambda: doors,
+        "training_job": lambda *asked: job,
+        "latest": lambda folder: trained,
+        "train": lambda *asked: trained,
+        "open_run": lambda *asked: "run",
+        "note": lambda *asked: None,
+        "alone": nullcontext,
+        "get_run_logger": lambda: logging.getLogger("run"),
+    }
+    for name, stand_in in around.items():
+        monkeypatch.setattr(stages, name, stand_in)
+    monkeypatch.setattr(publishing, "services", lambda: doors)
+    revision = SimpleNamespace(shards=None)
+    made = stages.make_stage(str(written("eyes", STAGE)), lambda source: revision, "inline")
+    assert made is trained
+    assert uploaded == [("run", Path("there"), "checkpoint")] * uploads
+
+
+@pytest.mark.stack
+def test_a_stage_is_trained_once_and_stands_in_mlflow_beside_what_needed_it(written, home):
     written("eyes", STAGE)
     whole = written("whole", EXPERIMENT)
-    settings = settings_on_free_ports(tmp_path / "home")
-    with short_lived(settings, ("prefect", "mlflow")):
-        first = _night(settings, whole)
-        again = _night(settings, whole, "force")
-        import mlflow
-
-        from registry.tracking import Tracking
-
-        tracking = Tracking(settings.mlflow_url, "diptych")
-        runs = {path.name: tracking.find_run(path.name) for path in settings.runs.iterdir()}
-        stage = next(run for key, run in runs.items() if key.startswith("eyes-"))
-        client = mlflow.MlflowClient(settings.mlflow_url)
-        wholes = [run for key, run in runs.items() if key.startswith("whole-")]
-        tags = [client.get_run(run).data.tags for run in wholes]
-        files = {file.path for file in client.list_artifacts(stage, "checkpoint")}
+    first = _night(home, whole)
+    again = _night(home, whole, "force")
+    (stage,) = _runs(home, "eyes").values()
+    client = MlflowClient(home.mlflow_url)
+    tags = [client.get_run(run).data.tags for run in _runs(home, "whole").values()]
+    files = {file.path for file in client.list_artifacts(stage, "checkpoint")}
     assert "is known" not in first
     assert "is known" in again
-    assert len([key for key in runs if key.startswith("eyes-")]) == 1
     assert any(file.endswith("weights.safetensors") for file in files)
     assert [tag["diptych.part.vision.run"] for tag in tags] == [stage, stage]
 
 
 @pytest.mark.stack
-def test_a_stage_scores_captions_and_the_run_names_it(written, settings_on_free_ports, tmp_path):
-    written("eyes", STAGE)
-    settings = settings_on_free_ports(tmp_path / "home")
-    with short_lived(settings, ("prefect", "mlflow")):
-        _night(settings, written("scored", SCORED))
-        import mlflow
-
-        from registry.tracking import Tracking
-
-        tracking = Tracking(settings.mlflow_url, "diptych")
-        runs = {path.name: tracking.find_run(path.name) for path in settings.runs.iterdir()}
-        (stage,) = (key for key in runs if key.startswith("eyes-"))
-        (run,) = (run for key, run in runs.items() if key.startswith("scored-"))
-        data = mlflow.MlflowClient(settings.mlflow_url).get_run(run).data
-    checkpoint = latest(settings.runs / stage / "checkpoints")
+def test_a_stage_scores_captions_and_the_run_names_it(written, home):
+    judge = written("judge", STAGE)
+    _night(home, written("scored", SCORED.replace("STAGE", str(judge))))
+    (stage,) = _runs(home, "judge")
+    (run,) = _runs(home, "scored").values()
+    data = MlflowClient(home.mlflow_url).get_run(run).data
+    checkpoint = latest(home.runs / stage / "checkpoints")
     assert checkpoint is not None
-    scorer = f"stage:{tmp_path / 'eyes.yaml'}@{checkpoint.digest[:12]} ''"
+    scorer = f"stage:{judge}@{checkpoint.digest[:12]} ''"
     assert data.tags["diptych.scorer"] == scorer
     for prefix in ("", "image_blind/", "nearest_pixels/", "most_frequent/"):
         for name in ("clip_score", "ref_clip_score"):
             assert 0 <= data.metrics[f"test/{prefix}{name}"] <= 2.5
+
+
+def _runs(home: Settings, experiment: str) -> dict[str, str | None]:
+    """Key -> MLflow run, of all runs of an experiment."""
+    tracking = Tracking(home.mlflow_url, "diptych")
+    keys = (path.name for path in home.runs.glob(f"{experiment}-*"))
+    return {key: tracking.find_run(key) for key in keys}
 
 
 def _night(settings: Settings, experiment: Path, *flags: str) -> str:

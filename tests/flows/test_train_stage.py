@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,7 @@ import yaml
 from components.training.checkpoints.checkpoint import latest, load_model
 from flows.experiment import ExperimentName, Launcher
 from flows.train_stage import train_stage
-from infra.ports import free_ports
-from infra.settings import PORT_VARIABLES, Settings
-from infra.stack import short_lived
+from infra.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 STAGE = """
@@ -24,20 +21,6 @@ source: shapes_l0
 model: {preset: tiny, width: 32, layers: 1, heads: 2}
 training: {steps: 4, batch_size: 16, warmup_steps: 0, vocab_size: 300}
 """
-
-
-@pytest.fixture
-def settings(tmp_path) -> Settings:
-    """A home and ports of the test's own."""
-    ports = map(str, free_ports(len(PORT_VARIABLES)))
-    return Settings.read(
-        {
-            **os.environ,
-            "DIPTYCH_HOME": str(tmp_path / "home"),
-            **dict(zip(PORT_VARIABLES.values(), ports, strict=True)),
-            "PYTHONPATH": str(ROOT),
-        }
-    )
 
 
 def test_the_form_offers_every_experiment_and_launcher_and_is_deployed() -> None:
@@ -52,12 +35,11 @@ def test_the_form_offers_every_experiment_and_launcher_and_is_deployed() -> None
 
 
 @pytest.mark.stack
-def test_a_stage_is_trained_once_and_found_again_by_the_same_digest(settings, tmp_path) -> None:
+def test_a_stage_is_trained_once_and_found_again_by_the_same_digest(home, tmp_path) -> None:
     (tmp_path / "words.yaml").write_text(STAGE)
-    with short_lived(settings, ("prefect", "mlflow")):
-        first, again = (_made(settings, tmp_path / "words.yaml") for _ in range(2))
+    first, again = (_made(home, tmp_path / "words.yaml") for _ in range(2))
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
-    (run,) = settings.runs.iterdir()
+    (run,) = home.runs.glob("words-*")
     checkpoint = latest(run / "checkpoints")
     digests = [done.stdout.split()[-1] for done in (first, again)]
     assert digests == [checkpoint.digest] * 2

@@ -307,24 +307,6 @@ def test_an_unknown_service_is_refused(
             verb(settings, ["grafana"])
 
 
-def test_two_ups_at_once_start_one_server(
-    settings_on_free_ports: MakeSettings, tmp_path: Path
-) -> None:
-    settings = settings_on_free_ports(tmp_path / "home")
-    lines: list[str] = []
-    twice = [
-        threading.Thread(target=stack.up, args=(settings, ["mlflow"]), kwargs={"say": lines.append})
-        for _ in range(2)
-    ]
-    for thread in twice:
-        thread.start()
-    for thread in twice:
-        thread.join()
-    assert sorted(line.split(":")[1][:9] for line in lines) == [" already ", " up after"]
-    assert stack.down(settings) == ["mlflow"]
-    assert of_stack(settings) == []
-
-
 @pytest.fixture
 def settled(settings_on_free_ports: MakeSettings, running: Settings, tmp_path: Path) -> Settings:
     """A home where MLflow's tables stand already: it starts in half the time."""
@@ -332,6 +314,21 @@ def settled(settings_on_free_ports: MakeSettings, running: Settings, tmp_path: P
     settings.prepare()
     shutil.copy(running.home / "mlflow.db", settings.home)
     return settings
+
+
+def test_two_ups_at_once_start_one_server(settled: Settings) -> None:
+    lines: list[str] = []
+    twice = [
+        threading.Thread(target=stack.up, args=(settled, ["mlflow"]), kwargs={"say": lines.append})
+        for _ in range(2)
+    ]
+    for thread in twice:
+        thread.start()
+    for thread in twice:
+        thread.join()
+    assert sorted(line.split(":")[1][:9] for line in lines) == [" already ", " up after"]
+    assert stack.down(settled) == ["mlflow"]
+    assert of_stack(settled) == []
 
 
 USER = """
