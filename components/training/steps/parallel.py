@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from components.training.plan import TrainingPlan
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def shared(module: nn.Module, plan: TrainingPlan, world: int) -> nn.Module:
@@ -46,23 +48,24 @@ def gathered(found: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     for name, value in found.items():
         tensor = whole(value.detach())
         if keep:
-            kept[name] = tensor.cpu() if isinstance(value, DTensor) else tensor
+            kept[name] = tensor.cpu() if is_slice(value) else tensor
     return kept
 
 
 def whole(value: Tensor) -> Tensor:
     """All of a tensor; of a slice what all workers, who must all ask, hold together."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor() if is_slice(value) else value
 
 
-def is_slice(value: Tensor) -> bool:
+def is_slice(value: Tensor) -> TypeGuard[DTensor]:
     """Whether other workers hold the rest of a tensor."""
-    return isinstance(value, DTensor)
+    # Not isinstance: importing DTensor takes every process two seconds, and few hold a slice.
+    return hasattr(value, "full_tensor")
 
 
 def slice_of(value: Tensor) -> Tensor:
     """What this worker holds of a tensor, in the same memory: for arithmetic that is each element's own."""
-    return value.to_local() if isinstance(value, DTensor) else value
+    return value.to_local() if is_slice(value) else value
 
 
 def cut_again(module: nn.Module) -> None:
@@ -70,14 +73,16 @@ def cut_again(module: nn.Module) -> None:
 
     Until then FSDP2 would go on with the numbers of those passes, and the module's parameters are not the optimiser's.
     """
-    if isinstance(module, FSDPModule):
-        module.reshard()
+    if hasattr(module, "reshard"):  # FSDPModule; imported it would cost as DTensor does
+        module.reshard()  # type: ignore[operator]
 
 
 def like(value: Tensor, wanted: Tensor) -> Tensor:
     """A whole tensor as this worker keeps it: on the device of `wanted`, and cut as that is if it has its shape."""
-    if not isinstance(wanted, DTensor) or value.shape != wanted.shape:
+    if not is_slice(wanted) or value.shape != wanted.shape:
         return value.to(wanted.device)
+    from torch.distributed.tensor import distribute_tensor
+
     # Every worker read the same file: none has to send anything (src_data_rank).
     there = value.to(wanted.device_mesh.device_type)
     return distribute_tensor(there, wanted.device_mesh, wanted.placements, src_data_rank=None)

@@ -311,10 +311,10 @@ def start(job: TrainingJob, **environment: str) -> subprocess.Popen[str]:
 
 @pytest.mark.faults
 def test_a_training_killed_mid_run_ends_as_one_that_was_not(make_job):
-    changes = {"steps": 300, "checkpoint_every": 10, "report_every": 1}
+    changes = {"steps": 120, "checkpoint_every": 10, "report_every": 1}
     expected = run_job(make_job(name="undisturbed", **changes))
     job = make_job(**changes)
-    for killed_at in (15, 120):
+    for killed_at in (15, 60):
         with start(job) as process:
             while process.poll() is None:
                 if killed_at in steps_reported(job) and any(job.checkpoints.glob("step-*")):
@@ -329,7 +329,7 @@ def test_a_training_killed_mid_run_ends_as_one_that_was_not(make_job):
     with start(job) as process:
         output, _ = process.communicate()
     assert output.strip() == expected.digest
-    assert steps_reported(job) == list(range(1, 301))
+    assert steps_reported(job) == list(range(1, 121))
 
 
 @pytest.mark.faults
