@@ -84,7 +84,7 @@ def search(
     state, logits_BV, read_BTD = model.prefill(pixels_BCHW, keys_B, prompts)
     texts: list[list[int]] = [[] for _ in range(len(logits_BV))]
     images_B = torch.arange(len(texts), device=logits_BV.device)
-    for _ in range(max_tokens):
+    for left in reversed(range(max_tokens)):
         ahead = _look_ahead(model, state, logits_BV, weights)
         step = _weigh(ahead, read_BTD, images_B, weights, scorer and scorer(state, ahead.words_BK))
         if watch is not None:
@@ -94,7 +94,7 @@ def search(
             images_B[goes_on_B].tolist(), step.words_B[goes_on_B].tolist(), strict=True
         ):
             texts[image].append(word)
-        if not bool(goes_on_B.any()):
+        if not left or not bool(goes_on_B.any()):
             break
         kept_N = ahead.rows_BK.gather(1, step.chosen_B[:, None])[goes_on_B, 0]
         state, hidden_BD = ahead.state.reorder(kept_N), ahead.hidden_ND[kept_N]

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from components.records import Row
 
 
+FEW = 16
+"""Below so many rows MKL reads a vocabulary's matrix anew for every four of them; with the matrix on the left, once."""
+
+
 class ContextTooLong(ValueError):
     """More tokens than the language model has positions."""
 
@@ -191,7 +195,11 @@ class CausalLm(nn.Module):
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """States -> (..., vocab_size)."""
-        return self.model.get_output_embeddings()(hidden_BTD)
+        head = self.model.get_output_embeddings()
+        few = hidden_BTD.ndim == 2 and has_values() and len(hidden_BTD) < FEW
+        if few and hidden_BTD.is_cpu and head.bias is None and not torch.is_grad_enabled():
+            return (head.weight @ hidden_BTD.T).T.contiguous()
+        return head(hidden_BTD)
 
     def encode_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """(B, width): the mean of each text's states, not normalised."""
