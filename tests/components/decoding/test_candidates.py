@@ -114,7 +114,7 @@ def test_logits_are_made_of_the_words_kept_and_of_no_other_candidate(
     monkeypatch.setattr(model, "logits", lambda hidden: asked.append(len(hidden)) or logits(hidden))
     contrastive(model, made_images(3), eos_id=-1, max_tokens=4, top_k=5)
     assert read == [15] * 4
-    assert asked == [3] * 5  # the first are of `<bos>`
+    assert asked == [3] * 4  # the first are of `<bos>`, and none follow the last word
 
 
 def test_prompts_of_several_lengths_count_among_what_was_read(model: VirTex) -> None:
