@@ -5,7 +5,7 @@ Captions are written by the forward decoder alone; the backward one only teaches
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -150,6 +150,14 @@ class Written:
         words, row_R = self.words.moved(index_N)
         return Written(taken(self.images, row_R), words)
 
+    def after(self, tokens_N: Tensor, read: Callable[..., Any]) -> tuple[Written, Tensor]:
+        """With one more token of each text, read by a captioner's layers: (state, hidden_ND)."""
+        past = self.words
+        hidden_RQD, kept = read(
+            self.images, past.by_row(tokens_N), past.next_RQ, past.mask(), past.layers
+        )
+        return Written(self.images, past.grown(kept)), hidden_RQD.flatten(0, 1)
+
 
 class VirTex(nn.Module):
     """Learns by predicting each caption from its start and from its end, over the image's map."""
@@ -237,11 +245,7 @@ class VirTex(nn.Module):
 
     def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor]:
         """Append one token to every text: (state, hidden_ND)."""
-        past = state.words
-        hidden_RQD, kept = self._read(
-            state.images, past.by_row(tokens_N), past.next_RQ, past.mask(), past.layers
-        )
-        return Written(state.images, past.grown(kept)), hidden_RQD.flatten(0, 1)
+        return state.after(tokens_N, self._read)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) of the word that follows each state."""

@@ -205,11 +205,7 @@ class VisualGpt(nn.Module):
 
     def step(self, state: Written, tokens_N: Tensor) -> tuple[Written, Tensor]:
         """Append one token to every text: (state, hidden_ND)."""
-        past = state.words
-        hidden_RQD, kept = self._read(
-            state.images, past.by_row(tokens_N), past.next_RQ, past.mask(), past.layers
-        )
-        return Written(state.images, past.grown(kept)), hidden_RQD.flatten(0, 1)
+        return state.after(tokens_N, self._read)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) of the word that follows each state, by the embedding itself."""
