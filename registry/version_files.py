@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
 
 NEEDS = (
-    "mlflow", "torch", "numpy", "pandas", "pillow", "tokenizers", "safetensors", "transformers",
+    "mlflow", "torch", "numpy", "scipy", "pandas", "pillow", "tokenizers", "safetensors", "transformers",
 )  # fmt: skip
 """What a version imports. Said outright, because MLflow would find out by importing all of it again in a new process."""
 

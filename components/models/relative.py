@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,22 +35,23 @@ class Relative:
     def products(self, other: Relative) -> Tensor:
         """(B, M): each row of this with each of the other; coordinates that are zero in either are not looked at.
 
-        15 times the speed of unfolding both at 800 of 100,000 coordinates, 80 times at 800 of a million.
+        25 times the speed of unfolding both at 800 of 100,000 coordinates, 130 times at 800 of a million. On the processor
+        wherever the numbers lie: torch takes longer to turn the second one than scipy does for all of it.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch tells of this layout once
-            turned = other._sparse().t().to_sparse_csr()
-            # In parts: a product of sparse tensors holds its places too, 12 bytes for each of B x M.
-            return torch.cat([(part._sparse() @ turned).to_dense() for part in self._parts()])
+        turned = other._sparse().T.tocsr()
+        # In parts: a product of sparse matrices holds its places too, 8 bytes for each of B x M.
+        found = [torch.from_numpy((part._sparse() @ turned).toarray()) for part in self._parts()]
+        return torch.cat(found).to(self.values_BK)
 
-    def _sparse(self) -> Tensor:
-        """(B, N)."""
+    def _sparse(self) -> Any:
+        """(B, N), float32 in scipy's rows."""
+        from scipy.sparse import csr_array
+
         rows, kept = self.index_BK.shape
-        starts = torch.arange(rows + 1, device=self.index_BK.device) * kept
-        places, values = self.index_BK.flatten(), self.values_BK.flatten()
-        return torch.sparse_csr_tensor(
-            starts, places, values, (rows, self.anchors), check_invariants=False
-        )
+        starts = np.arange(rows + 1, dtype=np.int32) * kept
+        places = self.index_BK.flatten().cpu().numpy().astype(np.int32)
+        values = self.values_BK.flatten().float().cpu().numpy()
+        return csr_array((values, places, starts), shape=(rows, self.anchors))
 
     def _parts(self) -> Iterator[Relative]:
         for values_BK, index_BK in zip(
