@@ -109,7 +109,7 @@ def _run(sweep: Sweep, objective: Objective, on_trial: OnTrial) -> None:
             name="sweep",
             storage_path=str(storage),
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
-            callbacks=[_watcher(sweep, on_trial)],
+            callbacks=[_watcher(sweep, _Here(on_trial))],
             stop=_ending(sweep.folder),
             verbose=0,
         ),
@@ -204,6 +204,20 @@ def _stopper(sweep: Sweep, known: list[Trial]) -> Any:
             for step, value in trial.values:
                 stopper.on_trial_result(nobody, stand_in, {_STEP: step, _VALUE: value})
     return stopper
+
+
+class _Here:
+    """A call that stays in this process: Tune pickles its callbacks, with all they hold, into a file that nobody reads."""
+
+    def __init__(self, call: OnTrial | None) -> None:
+        self._call = call
+
+    def __call__(self, trial: Trial) -> None:
+        assert self._call is not None, "nobody reads what Tune pickled"
+        self._call(trial)
+
+    def __reduce__(self) -> tuple[type[_Here], tuple[None]]:
+        return _Here, (None,)
 
 
 def _watcher(sweep: Sweep, on_trial: OnTrial) -> Any:

@@ -23,7 +23,7 @@ from components.training.checkpoints.checkpoint import latest
 from components.training.job import run_job
 from components.training.plan import TrainingPlan
 from components.training.training_job import TrainingJob
-from components.training.validation import VAL_LOSS, best_step
+from components.training.validation import VAL_LOSS, Validation, best_step
 
 ROOT = Path(job_module.__file__).parents[2]
 CONFIG = {"image_px": 32, "vision_widths": [8, 16], "width": 32, "heads": 2}
@@ -69,9 +69,15 @@ def test_the_newest_stay_as_many_as_the_plan_keeps(make_job):
     assert steps_kept(job) == [12]
 
 
-def test_the_checkpoint_of_the_lowest_validation_loss_outlives_its_time(make_job):
-    # At this rate the loss on other drawings is lowest early and rises then.
-    changes = {"lr": 3e-2, "schedule": "constant", "checkpoint_every": 2, "steps": 40, "keep": 1}
+def test_the_checkpoint_of_the_lowest_validation_loss_outlives_its_time(make_job, monkeypatch):
+    # Where a loss is lowest depends on the machine's rounding: here it rises from step 6 on, as an overfitted one.
+    measure = Validation.measure
+    monkeypatch.setattr(
+        Validation,
+        "measure",
+        lambda self, state, loss, done: measure(self, state, loss, done) + 100 * abs(done - 6),
+    )
+    changes = {"checkpoint_every": 2, "steps": 12, "keep": 1}
     job = make_job(val_batches=1, **changes)
     made = run_job(job)
     told = {
@@ -79,11 +85,9 @@ def test_the_checkpoint_of_the_lowest_validation_loss_outlives_its_time(make_job
         for line in progress.read(job.progress)
         if VAL_LOSS in line.values
     }
-    assert sorted(told) == list(range(2, 41, 2)), "at every checkpoint, and nowhere else"
-    best = min(told, key=told.get)
-    assert best == best_step(job.progress)
-    assert steps_kept(job) == sorted({best, 40})
-    assert best != 40, "or this test shows nothing"
+    assert sorted(told) == list(range(2, 13, 2)), "at every checkpoint, and nowhere else"
+    assert best_step(job.progress) == 6
+    assert steps_kept(job) == [6, 12]
     assert made.digest == run_job(make_job("unmeasured", **changes)).digest, "measuring is free"
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from components.training import progress, ray_tuner
 from components.training.cluster.local import local_ray
 from components.training.cluster.stopping import ask_to_stop
 from components.training.ray_tuner import SweepFailed, SweepInterrupted, tune
-from components.training.sweeps.trials import Sweep, best
+from components.training.sweeps.trials import Sweep, Trial, best
 from tests.components.training.sweep import sweep_of
 
 ROOT = Path(ray_tuner.__file__).parents[2]
@@ -69,7 +70,15 @@ def test_a_sweep_killed_with_its_trials_goes_on_and_trains_nothing_twice(
     assert 3 <= len(settled) < TRIALS
 
     request.getfixturevalue("ray_here")  # not beside the one that is killed
-    chosen = tune(sweep, Objective(metric="loss", shards=tiny_shards.path, plan=EvaluationPlan()))
+    told, lock = [], threading.Lock()
+
+    def tell(trial: Trial) -> None:
+        with lock:  # which cannot be pickled: what is told is told here
+            told.append(trial.key)
+
+    objective = Objective(metric="loss", shards=tiny_shards.path, plan=EvaluationPlan())
+    chosen = tune(sweep, objective, tell)
+    assert set(told) == {trial.key for trial in sweep.trials()} - {trial.key for trial in settled}
     known = {trial.key: trial for trial in sweep.trials()}
     assert len(known) == TRIALS
     assert all(trial.settled and trial.state != "failed" for trial in known.values())
