@@ -24,7 +24,7 @@ def run_all(jobs: list, folder: Path, world: int) -> None:
         for rank in range(world)
     ]
     try:
-        codes = [process.wait(timeout=120) for process in started]
+        codes = [process.wait(timeout=500) for process in started]
     finally:
         for process in started:
             process.kill()
