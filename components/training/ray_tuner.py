@@ -33,7 +33,7 @@ from components.training.sweeps.trying import Objective, attempt
 
 KEPT_SHARE = 3
 """ASHA lets one of so many pass each rung; rungs are so many times further apart. 3 is the paper's middle."""
-_STEP, _VALUE = "step", "value"
+_STEP, _VALUE, _AGAIN = "step", "value", "again"
 
 
 class SweepFailed(RuntimeError):
@@ -136,10 +136,13 @@ def _work(settings: Mapping[str, Any], *, saved: Mapping[str, Any], objective: O
     """What a trial's process does."""
     from ray import tune as ray_tune
 
-    def tell(step: int, value: float) -> None:
-        ray_tune.report({_STEP: step, _VALUE: value})
+    sweep = Sweep.from_dict(saved)
+    known = {step for step, _ in sweep.trial(settings).values}
 
-    attempt(Sweep.from_dict(saved), settings, objective, tell)
+    def tell(step: int, value: float) -> None:
+        ray_tune.report({_STEP: step, _VALUE: value, _AGAIN: step in known})
+
+    attempt(sweep, settings, objective, tell)
 
 
 def _chooser(sweep: Sweep, known: list[Trial]) -> Any:
@@ -187,8 +190,15 @@ def _stopper(sweep: Sweep, known: list[Trial]) -> Any:
     """ASHA, that knows how the settled trials did at each rung."""
     from ray.tune.schedulers import ASHAScheduler
 
+    class Stopper(ASHAScheduler):  # type: ignore[misc, unused-ignore]
+        """A trial that goes on passed its rungs before it was cut off, when fewer were there to be better."""
+
+        def on_trial_result(self, controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+            decided: str = super().on_trial_result(controller, trial, result)
+            return self.CONTINUE if result.get(_AGAIN) else decided
+
     longest = max(1, sweep.job.steps)
-    stopper = ASHAScheduler(
+    stopper = Stopper(
         time_attr=_STEP,
         metric=_VALUE,
         mode="max" if sweep.search.higher_is_better else "min",

@@ -140,3 +140,18 @@ def test_a_sweep_that_a_file_stopped_is_not_done_and_goes_on(
     with pytest.raises(SweepInterrupted, match="stopped with 0 trials settled; the same command"):
         tune(sweep, Objective(metric="loss", shards=tiny_shards.path, plan=EvaluationPlan()))
     assert not sweep.is_done()
+
+
+def test_a_trial_that_goes_on_is_not_stopped_at_a_rung_it_had_passed(
+    tiny_shards: Shards, tmp_path: Path
+) -> None:
+    sweep = sweep_of(tiny_shards.path, tmp_path, TRIALS)
+    step = sweep.job.plan.checkpoint_every
+    better = Trial(key="better", settings={}, state="stopped", values=((step, 1.0),))
+    stopper = ray_tuner._stopper(sweep, [better])
+    cut_off, fresh = (SimpleNamespace(trial_id=name) for name in ("cut off", "fresh"))
+    for trial in (cut_off, fresh):
+        stopper.on_trial_add(None, trial)
+    worse = {"step": step, "value": 2.0}
+    assert stopper.on_trial_result(None, cut_off, worse | {"again": True}) == stopper.CONTINUE
+    assert stopper.on_trial_result(None, fresh, worse | {"again": False}) == stopper.STOP
