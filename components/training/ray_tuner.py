@@ -193,7 +193,7 @@ def _stopper(sweep: Sweep, known: list[Trial]) -> Any:
     class Stopper(ASHAScheduler):  # type: ignore[misc, unused-ignore]
         """A trial that goes on passed its rungs before it was cut off, when fewer were there to be better."""
 
-        def on_trial_result(self, controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
             decided: str = super().on_trial_result(controller, trial, result)
             return self.CONTINUE if result.get(_AGAIN) else decided
 
