@@ -30,8 +30,8 @@ bench: .venv/.installed  ## training, losses and captions beside open_clip and t
 bench-metrics: .venv/.installed  ## our caption metrics and the reference programmes, turn about; a quarter of an hour
 	$(BIN)/python tests/benchmarks/metrics.py
 
-test: .venv/.installed  ## install, then the whole fast test suite
-	$(BIN)/pytest
+test: .venv/.installed  ## install, then the whole fast test suite; tests/conftest.py says what runs beside what
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: .venv/.installed  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

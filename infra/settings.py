@@ -56,8 +56,6 @@ SAFE_DEFAULTS = {
     # Off, Ray takes 127.0.0.1 for the node's address, and all it opens listens there alone. On (the
     # default on Linux) it looks up the host's outward address, and gcs and raylet listen everywhere.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report waits for this poll; the default is 2 s
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "HF_HUB_OFFLINE": "1",

@@ -21,8 +21,6 @@ os.environ.update(
         "OMP_NUM_THREADS": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -59,6 +57,18 @@ ROOT = Path(__file__).parents[1]
 TINY_PX = 32
 COLOURS = {"red": "#d02020", "green": "#20a030", "blue": "#2040d0", "yellow": "#e0c020"}
 SHAPES = ("circle", "square", "triangle", "cross")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What several processes of tests share out: what starts servers is one's, from the start; of the rest a file is.
+
+    Servers are waited for more than they compute, and two that are killed and timed at once would not tell whose fault it is.
+    """
+    for item in items:
+        is_alone = item.get_closest_marker("stack") is not None
+        item.add_marker(pytest.mark.xdist_group("servers" if is_alone else str(item.path)))
+    items.sort(key=lambda item: item.get_closest_marker("stack") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,7 +31,7 @@ from components.models.anchors import (
 from components.models.backbones import frozen_vision
 from components.models.nearest import Nearest
 from components.models.parts import NO_PARTS, Part, handed
-from components.models.relative import Relative, unit
+from components.models.relative import Relative, cosines, unit
 from components.models.word_vectors import word_vectors
 from components.records import BatchSpec, Row
 
@@ -275,7 +275,7 @@ class Asif(nn.Module):
             raise AnchorsRefused("There are no anchors yet; build() takes the pairs of a split.")
         nearest = Nearest(k)
         for start, end in self._chunks():
-            near_BC = query_BD @ unit(anchors_ND[start:end] - centre_D).T
+            near_BC = cosines(query_BD, anchors_ND[start:end], centre_D)
             nearest.see(near_BC.clamp_(min=0) if self.config.clamp else near_BC)
         return nearest.found()
 
