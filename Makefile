@@ -18,7 +18,7 @@ families: data  ## every family with three seeds against its controls -> docs/fa
 distillation: data  ## every student beside its teacher with three seeds -> docs/distillation.md; over an hour, may be resumed
 	OMP_NUM_THREADS=1 $(BIN)/python -m flows.pages.distillation
 
-BENCHMARKS := clip_step contrastive_loss feature_cache captioning not_computed asif_million images scaling ray_train training_loop
+BENCHMARKS := clip_step contrastive_loss feature_cache captioning not_computed asif_million images scaling ray_train training_loop freed_memory
 bench: .venv/.installed  ## training, losses and captions beside open_clip and transformers, turn about; twenty minutes
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt open_clip_torch ftfy \
 		|| echo "open_clip could not be had: what is measured beside it will say so, and fail."

@@ -59,16 +59,25 @@ COLOURS = {"red": "#d02020", "green": "#20a030", "blue": "#2040d0", "yellow": "#
 SHAPES = ("circle", "square", "triangle", "cross")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What several processes of tests share out: what starts servers is one's, from the start; of the rest a file is.
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What several processes of tests share out (`make test`): all tests of flows' servers are one's, all of Ray's too.
 
-    Servers are waited for more than they compute, and two that are killed and timed at once would not tell whose fault it is.
+    Of the rest a file is. Servers are waited for more than they compute, and two that are killed and timed at once would
+    not tell whose fault it is.
     """
-    for item in items:
-        is_alone = item.get_closest_marker("stack") is not None
-        item.add_marker(pytest.mark.xdist_group("servers" if is_alone else str(item.path)))
-    items.sort(key=lambda item: item.get_closest_marker("stack") is None)
+    group = ("servers", str(item.path), "ray")[_turn(item)]
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Servers begin at once, for theirs is the longer half; Ray's come beside their end."""
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.get_closest_marker("stack") is None:
+        return 1
+    return 2 if "components" in item.path.relative_to(ROOT).parts else 0
 
 
 @pytest.fixture(scope="session", autouse=True)

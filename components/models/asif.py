@@ -35,6 +35,8 @@ from components.models.relative import Relative, cosines, unit
 from components.models.word_vectors import word_vectors
 from components.records import BatchSpec, Row
 
+Side = Literal["image", "text"]
+
 BATCH = 128
 """Pairs that are encoded at once."""
 
@@ -201,11 +203,11 @@ class Asif(nn.Module):
 
     def describe_images(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Relative:
         """uint8 images by the k anchor images they are nearest to."""
-        return self._describe(self._see(pixels_BCHW, keys_B), self.image_anchors, self.image_centre)
+        return self._describe(self._see(pixels_BCHW, keys_B), "image")
 
     def describe_texts(self, tokens_BT: Tensor, lengths_B: Tensor) -> Relative:
         """Texts by the k anchor texts they are nearest to."""
-        return self._describe(self._read(tokens_BT, lengths_B), self.text_anchors, self.text_centre)
+        return self._describe(self._read(tokens_BT, lengths_B), "text")
 
     def score(self, images: Relative, texts: Relative) -> Tensor:
         """(B, M) scores in [-1, 1] of each image with each text; no anchor is unfolded."""
@@ -222,8 +224,7 @@ class Asif(nn.Module):
 
     def nearest_anchors(self, pixels_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
         """(B,) the row of the anchor whose image is nearest: what the vision part alone would answer with."""
-        query_BD = unit(self._see(pixels_BCHW, keys_B) - self.image_centre)
-        return self._nearest(query_BD, self.image_anchors, self.image_centre, k=1)[1][:, 0]
+        return self._nearest(self._see(pixels_BCHW, keys_B), "image", k=1)[1][:, 0]
 
     def nearest_captions(self, pixels_BCHW: Tensor, tokenizer: Tokenizer) -> list[str]:
         """The first caption of each image's nearest anchor: how the paper reads a text off."""
@@ -258,26 +259,42 @@ class Asif(nn.Module):
         inner_BT = (place_T > 0) & (place_T < lengths_B[:, None] - 1)
         return unit((self.words(tokens_BT).float() * inner_BT[..., None]).sum(dim=1))
 
-    def _describe(self, features_BD: Tensor, anchors_ND: Tensor, centre_D: Tensor) -> Relative:
-        values_BK, index_BK = self._nearest(
-            unit(features_BD - centre_D), anchors_ND, centre_D, self.config.k
-        )
+    def _describe(self, features_BD: Tensor, side: Side) -> Relative:
+        values_BK, index_BK = self._nearest(features_BD, side, self.config.k)
         # Divided by the largest first: the eighth power of small similarities would leave float32.
         largest_B1 = values_BK.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
         raised_BK = (values_BK / largest_B1) ** self.config.power
         return Relative(F.normalize(raised_BK, dim=1), index_BK, self.config.anchors)
 
-    def _nearest(
-        self, query_BD: Tensor, anchors_ND: Tensor, centre_D: Tensor, k: int
-    ) -> tuple[Tensor, Tensor]:
-        """The k largest similarities of each query and their anchors, chunk by chunk."""
+    def _nearest(self, features_BD: Tensor, side: Side, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest similarities of each row of features and their anchors, chunk by chunk."""
         if not self.config.anchors:
             raise AnchorsRefused("There are no anchors yet; build() takes the pairs of a split.")
+        anchors_ND, centre_D = self._side(side)
+        query_BD, length_N = unit(features_BD - centre_D), self._lengths(side)
         nearest = Nearest(k)
         for start, end in self._chunks():
-            near_BC = cosines(query_BD, anchors_ND[start:end], centre_D)
-            nearest.see(near_BC.clamp_(min=0) if self.config.clamp else near_BC)
-        return nearest.found()
+            nearest.see(cosines(query_BD, anchors_ND[start:end], centre_D, length_N[start:end]))
+        values_BK, index_BK = nearest.found()
+        # Only those that are kept: which they are does not change by it, but among values that are 0 then.
+        return values_BK.clamp_(min=0) if self.config.clamp else values_BK, index_BK
+
+    def _side(self, side: Side) -> tuple[Tensor, Tensor]:
+        anchors_ND, centre_D = getattr(self, f"{side}_anchors"), getattr(self, f"{side}_centre")
+        return anchors_ND, centre_D
+
+    def _lengths(self, side: Side) -> Tensor:
+        """Of the anchors without their centre, (N,); measured once for as long as they stay what they are."""
+        anchors_ND, centre_D = self._side(side)
+        state = (anchors_ND, anchors_ND._version)
+        known = self._measured.get(side)
+        if known is None or known[0][0] is not state[0] or known[0][1] != state[1]:
+            parts = [
+                torch.linalg.vector_norm(anchors_ND[start:end] - centre_D, dim=1)
+                for start, end in self._chunks()
+            ]
+            known = self._measured[side] = state, torch.cat(parts)
+        return known[1]
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
         for start in range(0, self.config.anchors, self.config.chunk):
@@ -330,6 +347,7 @@ class Asif(nn.Module):
         return {name: getattr(self, name) for name in ANCHOR_BUFFERS}
 
     def _hold(self, **anchors: Tensor) -> None:
+        self._measured: dict[Side, tuple[tuple[Tensor, int], Tensor]] = {}
         for name in ANCHOR_BUFFERS:
             self.register_buffer(name, anchors[name])
         self.config = replace(self.config, anchors=len(self.ids))

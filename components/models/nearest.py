@@ -35,9 +35,9 @@ class Nearest:
                 self._make_room()
             return
         # Not what is larger: a value that is no number would be passed over.
-        row, column = (values_BC <= self._least_B1).logical_not_().nonzero(as_tuple=True)
+        row, column = _places((values_BC <= self._least_B1).logical_not_())
         count_B = row.bincount(minlength=rows)
-        # nonzero goes row by row, so that what waits stays in order of columns.
+        # _places goes row by row, so that what waits stays in order of columns.
         before_B = count_B.cumsum(dim=0) - count_B - self._waits_B
         place = torch.arange(len(row), device=row.device) - before_B[row]
         self._values_BW[row, place] = values_BC[row, column]
@@ -72,6 +72,19 @@ class Nearest:
         self._values_BK, kept_BK = largest(values_BC, min(self._k, values_BC.shape[1]))
         self._columns_BK = columns_BC.gather(1, kept_BK)
         self._least_B1 = self._values_BK.amin(dim=1, keepdim=True)
+
+
+def _places(mask_BC: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns where it is true, as nonzero; of few true ones in a quarter of its time."""
+    width = mask_BC.shape[1]
+    if width % 8:
+        return mask_BC.nonzero(as_tuple=True)
+    # Eight bytes are one number: most are 0 and passed at once.
+    bytes_E8 = mask_BC.reshape(-1, 8)
+    number_M = bytes_E8.view(torch.int64).nonzero()[:, 0]
+    at_P, byte_P = bytes_E8[number_M].nonzero(as_tuple=True)
+    place_P = 8 * number_M[at_P] + byte_P
+    return place_P // width, place_P % width
 
 
 def largest(values_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:

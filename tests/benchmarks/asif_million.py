@@ -88,7 +88,7 @@ def nearest(model: Asif, count: int, rounds: int) -> None:
         return (query_BD @ anchors_ND.T).topk(config.k, dim=1).values
 
     def ours() -> Tensor:
-        return model._nearest(query_BD, anchors_ND, model.image_centre, config.k)[0]
+        return model._nearest(query_BD, "image", config.k)[0]
 
     found = ours().sort(dim=1, descending=True).values
     torch.testing.assert_close(found, published().clamp(min=0), atol=1e-6, rtol=1e-5)

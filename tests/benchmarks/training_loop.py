@@ -95,7 +95,7 @@ def main() -> None:
     args = asked.parse_args()
     settle()
     plan = TrainingPlan(steps=args.steps, batch_size=ROWS, warmup_steps=0, checkpoint_every=1)
-    bare = _bare(_clip(), plan)
+    bare = _bare(tiny_clip(), plan)
     step_s = statistics.median(bare() for _ in range(args.rounds))
     own_s = _own_s(args.rounds)
     print(
@@ -103,7 +103,7 @@ def main() -> None:
     )
     for name, changes in SETTINGS.items():
         if args.only in (None, name):
-            ours = _ours(_clip(), replace(plan, **changes))
+            ours = by_the_loop(tiny_clip(), replace(plan, **changes))
             found = _in_turns(ours, bare, args.rounds)
             median, least, most = ratio(found["ours"], found["bare"])
             print(f"{name:32} {median:.3f} x the bare loop ({least:.3f} to {most:.3f})")
@@ -112,7 +112,7 @@ def main() -> None:
 def _own_s(rounds: int) -> float:
     """CPU seconds a step beyond the bare loop's, reports every 10 steps among them."""
     plan = TrainingPlan(steps=1001, batch_size=ROWS, warmup_steps=0, checkpoint_every=1)
-    found = _in_turns(_ours(Number(), plan), _bare(Number(), plan), rounds + 1)
+    found = _in_turns(by_the_loop(Number(), plan), _bare(Number(), plan), rounds + 1)
     return statistics.median(map(sub, found["ours"], found["bare"]))
 
 
@@ -123,7 +123,7 @@ def _in_turns(
     return in_turns({"ours": ours, "bare": bare}, rounds, lambda side: side(), unseen=0)
 
 
-def _clip() -> nn.Module:
+def tiny_clip() -> nn.Module:
     torch.manual_seed(0)
     return Clip(ClipConfig(vision="vit", patch_px=8))
 
@@ -146,7 +146,7 @@ def _bare(model: Any, plan: TrainingPlan) -> Callable[[], float]:
     return run
 
 
-def _ours(model: Any, plan: TrainingPlan) -> Callable[[], float]:
+def by_the_loop(model: Any, plan: TrainingPlan) -> Callable[[], float]:
     """A training by the loop, and the seconds of one of its steps but the first."""
     state, batches = begin(model, plan), One(VOCAB)
     loss = prepared(LossOf(model), plan)

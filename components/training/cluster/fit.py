@@ -65,6 +65,8 @@ def worker_settings(job: TrainingJob) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(job.plan.threads),
         "PYTHONPATH": str(_ROOT),
+        # Ray trains in a second thread, whose own arena gives back what it frees in any case.
+        "MALLOC_ARENA_MAX": "1",
         # Without it cuBLAS may add up in another order each time, and a resumed run is another run.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
