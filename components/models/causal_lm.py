@@ -166,7 +166,7 @@ class CausalLm(nn.Module):
 
         Raises ContextTooLong for a position that does not exist.
         """
-        sees_RQS = past.sees_next()
+        sees_RQS = past.sees_next
         assert sees_RQS is not None, "`run` remembers what each text has read"
         # Of texts that stand alone `transformers` makes what is fastest; a mask of four dimensions it takes as it is.
         mask = sees_RQS[:, 0].long() if sees_RQS.shape[1] == 1 else sees_RQS[:, None]
@@ -196,8 +196,7 @@ class CausalLm(nn.Module):
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """States -> (..., vocab_size)."""
         head = self.model.get_output_embeddings()
-        few = hidden_BTD.ndim == 2 and has_values() and len(hidden_BTD) < FEW
-        if few and hidden_BTD.is_cpu and head.bias is None and not torch.is_grad_enabled():
+        if head.bias is None and _are_few(hidden_BTD) and not torch.is_grad_enabled():
             return (head.weight @ hidden_BTD.T).T.contiguous()
         return head(hidden_BTD)
 
@@ -297,6 +296,11 @@ def _random(config: CausalLmConfig) -> nn.Module:
         dropout=config.dropout,
         settings=config.settings,
     )
+
+
+def _are_few(hidden_BTD: Tensor) -> bool:
+    # A graph's rows have no number yet.
+    return hidden_BTD.ndim == 2 and hidden_BTD.is_cpu and has_values() and len(hidden_BTD) < FEW
 
 
 def _real(tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:

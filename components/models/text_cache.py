@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -42,6 +43,7 @@ class TextCache:
         """What each text has, (N, …), as (R, Q, …)."""
         return x_N.unflatten(0, (-1, self.next_RQ.shape[1]))
 
+    @cached_property
     def sees_next(self) -> Tensor | None:
         """(R, Q, S + Q) bool: what each text has read once it has read its next token; None as `sees_RQS`."""
         if self.sees_RQS is None:
@@ -52,12 +54,12 @@ class TextCache:
 
     def mask(self) -> Tensor | None:
         """(R, 1, Q, S + Q) bool for the attention of every text's next token; None: they may read all."""
-        sees_RQS = self.sees_next()
+        sees_RQS = self.sees_next
         return None if sees_RQS is None else sees_RQS[:, None]
 
     def grown(self, layers: Sequence[KeysValues]) -> TextCache:
         """With the keys and values of every text's next token behind those there are."""
-        return TextCache(tuple(layers), self.next_RQ + 1, self.sees_next())
+        return TextCache(tuple(layers), self.next_RQ + 1, self.sees_next)
 
     def reorder(self, index_N: Tensor) -> TextCache:
         """Text i becomes what text index_N[i] was; texts that nobody names are dropped."""

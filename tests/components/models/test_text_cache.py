@@ -55,11 +55,11 @@ def test_texts_of_one_image_share_its_row_and_nothing_is_copied() -> None:
 
 def test_a_next_token_is_read_by_its_own_text_alone() -> None:
     shared = _cache(1, 2).reorder(torch.tensor([0, 0, 0]))
-    sees = shared.sees_next()
+    sees = shared.sees_next
     assert sees is not None
     assert sees[0, :, :2].all()
     assert torch.equal(sees[0, :, 2:], torch.eye(3, dtype=torch.bool))
-    assert _cache(1, 2).sees_next() is None
+    assert _cache(1, 2).sees_next is None
 
 
 @pytest.mark.parametrize("index", [[0, 0, 1], [1, 0], [1], [0, 1, 0], [1, 1, 0, 0], []])
