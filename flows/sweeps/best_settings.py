@@ -22,6 +22,9 @@ def check_place(path: Path, experiment: str) -> None:
     check_name(path)
     source, _ = read_text(experiment)
     refuse_unwritable({"--to": path}, [source])
+    if path.stem != source.stem:
+        # The file will be the experiment's, and one that is named as a stage of it would need itself.
+        read_experiment(experiment, within=(path.stem,))
 
 
 def usual_place(folder: Path, name: str) -> Path:

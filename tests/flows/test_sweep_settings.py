@@ -93,6 +93,9 @@ def test_a_place_for_the_best_that_cannot_be_written_is_refused_first(swept, tmp
         check_place(swept, str(swept))
     with pytest.raises(ConfigError, match=r"best-clip.yaml' cannot name models"):
         check_place(tmp_path / "best-clip.yaml", str(swept))
+    with pytest.raises(ConfigError, match="lm_shapes_l0 needs frozen_tiny needs lm_shapes_l0"):
+        check_place(tmp_path / "lm_shapes_l0.yaml", "frozen_tiny")
+    check_place(tmp_path / "other.yaml", str(swept))
 
 
 @pytest.mark.parametrize("letters", [1, 55, 56, 60])
