@@ -31,7 +31,7 @@ bench-metrics: .venv/.installed  ## our caption metrics and the reference progra
 	$(BIN)/python tests/benchmarks/metrics.py
 
 test: .venv/.installed  ## install, then the whole fast test suite; tests/conftest.py says what runs beside what
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 check: .venv/.installed  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

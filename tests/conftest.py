@@ -30,6 +30,7 @@ import itertools
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -38,6 +39,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch import nn
+from xdist.scheduler import LoadScopeScheduling
 
 from components.catalog import MODELS
 from components.data.batches import Batches, load_split
@@ -59,25 +61,33 @@ COLOURS = {"red": "#d02020", "green": "#20a030", "blue": "#2040d0", "yellow": "#
 SHAPES = ("circle", "square", "triangle", "cross")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """What several processes of tests share out (`make test`): all tests of flows' servers are one's, all of Ray's too.
+class ByServers(LoadScopeScheduling):
+    """What several processes of tests share out (`make test`): files that start flows' servers are one's, Ray's too.
 
     Of the rest a file is. Servers are waited for more than they compute, and two that are killed and timed at once would
-    not tell whose fault it is.
+    not tell whose fault it is. A group of xdist's own cannot be named by marks under pytest 9.2.
     """
-    group = ("servers", str(item.path), "ray")[_turn(item)]
-    item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return ("servers", file, "ray")[_turn(ROOT / file)]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByServers:
+    """Which tests stay together."""
+    return ByServers(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Servers begin at once, for theirs is the longer half; Ray's come beside their end."""
-    items.sort(key=_turn)
+    items.sort(key=lambda item: _turn(item.path))
 
 
-def _turn(item: pytest.Item) -> int:
-    if item.get_closest_marker("stack") is None:
+@cache
+def _turn(file: Path) -> int:
+    if "pytest.mark.stack" not in file.read_text("utf-8"):
         return 1
-    return 2 if "components" in item.path.relative_to(ROOT).parts else 0
+    return 2 if "components" in file.relative_to(ROOT).parts else 0
 
 
 @pytest.fixture(scope="session", autouse=True)
