@@ -53,7 +53,7 @@ def make_stage(name: str, revision_of: RevisionOf, launcher: str) -> Checkpoint:
             get_run_logger().info("stage %s is known: %s", name, job.folder.name)
             return known
         run_id = open_run(experiment, revision, job, None)
-        note(experiment, job, run_id)
+        note(experiment, job, run_id, as_stage=True)
         with closing(run_id):
             checkpoint = train(experiment.name, job, launcher, run_id)
             tracking.log_file(run_id, checkpoint.path, "checkpoint")

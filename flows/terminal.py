@@ -89,7 +89,9 @@ def _deliver() -> None:
 
 
 def launcher(settings: Settings) -> str:
-    """Ray's head if it is up, else a Ray of the command's own."""
+    """The cluster that is named, or Ray's head if it is up; else a Ray of the command's own."""
+    if settings.ray_cluster:
+        return "jobs"
     up = {service.name for service in stack.status(settings) if service.state == "up"}
     return "jobs" if "ray" in up else "local"
 

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 HOST = "127.0.0.1"
 LOOPBACK_NAMES = (HOST, "localhost")
@@ -84,6 +85,10 @@ class Settings:
     ray_gcs_port: int = 26379
     ray_port: int = 8265
     """Ray's dashboard, where its Jobs API lives."""
+    ray_cluster: str = ""
+    """Where another Ray than that of ``diptych up`` trains: http address of its dashboard; empty for that of ``diptych up``."""
+    ray_token: Path | None = None
+    """That Ray's token, a file; None for one made in ``home``."""
     ledger_address: str = field(default="", repr=False)  # may hold a password
     """SQLAlchemy address of the ledger; empty means SQLite in ``home``."""
     mirror: str = ""
@@ -105,7 +110,8 @@ class Settings:
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """The settings of this environment; DIPTYCH_HOME, DIPTYCH_*_PORT, DIPTYCH_LEDGER_URL and DIPTYCH_CHECKPOINTS.
+        """The settings of this environment; DIPTYCH_HOME, DIPTYCH_*_PORT, DIPTYCH_LEDGER_URL, DIPTYCH_CHECKPOINTS,
+        DIPTYCH_RAY_ADDRESS and DIPTYCH_RAY_TOKEN_PATH.
 
         Raises SettingsError where a value cannot work. Reads only; ``prepare`` makes the folders.
         """
@@ -122,6 +128,8 @@ class Settings:
             repo=repo,
             ledger_address=environ.get("DIPTYCH_LEDGER_URL", ""),
             mirror=_read_mirror(environ.get("DIPTYCH_CHECKPOINTS", "")),
+            ray_cluster=_read_cluster(environ.get("DIPTYCH_RAY_ADDRESS", "")),
+            ray_token=_read_token(environ.get("DIPTYCH_RAY_TOKEN_PATH", "")),
             inherited=dict(environ),
             **ports,
         )
@@ -141,7 +149,7 @@ class Settings:
     @property
     def ray_address(self) -> str:
         """Address for Ray's JobSubmissionClient. The token travels in the environment."""
-        return f"http://{HOST}:{self.ray_port}"
+        return self.ray_cluster or f"http://{HOST}:{self.ray_port}"
 
     @property
     def ledger_url(self) -> str:
@@ -169,7 +177,7 @@ class Settings:
 
     @property
     def ray_token_file(self) -> Path:
-        return self.home / "ray.token"
+        return self.ray_token or self.home / "ray.token"
 
     @property
     def ray_temp(self) -> Path:
@@ -178,13 +186,14 @@ class Settings:
         return Path("/tmp") / f"diptych-ray-{os.getuid()}-{digest}"  # noqa: S108 made 0700, owner checked
 
     def prepare(self) -> None:
-        """Make home (0700 if new), its folders and Ray's token (0600). Again is no harm."""
+        """Make home (0700 if new), its folders and the token of its Ray (0600). Again is no harm."""
         # Other accounts of the machine have no business with runs and databases. A folder that was
         # there keeps its mode: it may hold more than ours.
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.runs, self.captions, self.artifacts, self.logs, self.pages):
             folder.mkdir(exist_ok=True)
-        _make_token(self.ray_token_file)
+        if self.ray_token is None:
+            _make_token(self.ray_token_file)
 
     def child_environment(self) -> dict[str, str]:
         """The whole environment for a process of the platform: what is inherited, made safe.
@@ -214,6 +223,8 @@ class Settings:
             "DIPTYCH_ROOT": str(self.repo),  # prefect.yaml: where a flow run works
             "DIPTYCH_LEDGER_URL": self.ledger_url,
             "DIPTYCH_CHECKPOINTS": self.mirror,
+            "DIPTYCH_RAY_ADDRESS": self.ray_cluster,
+            "DIPTYCH_RAY_TOKEN_PATH": str(self.ray_token or ""),
             **{variable: str(getattr(self, name)) for name, variable in PORT_VARIABLES.items()},
             "PREFECT_HOME": str(self.home / "prefect"),
             "PREFECT_API_URL": self.prefect_api_url,
@@ -237,6 +248,30 @@ def _read_port(variable: str, text: str) -> int:
         raise SettingsError(
             f"{variable}={text!r} is not a port. What works: a whole number from 1024 to 65535."
         ) from None
+
+
+def _read_cluster(text: str) -> str:
+    if not text:
+        return text
+    address = urlsplit(text)
+    if address.scheme not in ("http", "https") or not address.hostname or address.username:
+        # The text is left out: it may hold a password.
+        raise SettingsError(
+            f"DIPTYCH_RAY_ADDRESS is no address of a Ray that trains (it begins with {address.scheme or 'no scheme'!r}). "
+            "What works: the http address of its dashboard, as http://head:8265, with its token in the file that "
+            "DIPTYCH_RAY_TOKEN_PATH names; unset trains on the Ray of `diptych up`."
+        )
+    return text
+
+
+def _read_token(text: str) -> Path | None:
+    file = Path(text).expanduser().absolute() if text else None
+    if file is not None and not file.is_file():
+        raise SettingsError(
+            f"DIPTYCH_RAY_TOKEN_PATH={text!r} is no file. What works: the file with the token that the Ray of "
+            "DIPTYCH_RAY_ADDRESS was started with; unset makes one for the Ray of `diptych up`."
+        )
+    return file
 
 
 def _read_mirror(text: str) -> str:

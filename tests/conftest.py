@@ -41,6 +41,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 from xdist.scheduler import LoadScopeScheduling
 
+from components.atomic import sha256_file
 from components.catalog import MODELS
 from components.data.batches import Batches, load_split
 from components.data.shards import read_manifest, write_shards
@@ -165,13 +166,13 @@ def meteor_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("meteor")
     folder = cache / f"meteor-{resources._digest('meteor')}"
     folder.mkdir()
-    sizes = {}
+    written = {}
     for name, value in {**vars(small.lexicon), **vars(small.paraphrases)}.items():
         if isinstance(value, np.ndarray):
             np.save(folder / f"{name}.npy", value, allow_pickle=False)
-            sizes[f"{name}.npy"] = (folder / f"{name}.npy").stat().st_size
+            written[f"{name}.npy"] = sha256_file(folder / f"{name}.npy")
     marker = {
-        "bytes": sizes,
+        "sha256": written,
         "words": small.paraphrases.words,
         "longest": small.paraphrases.longest,
         "prefixes": prefixes,

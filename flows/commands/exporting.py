@@ -34,7 +34,7 @@ def export(
     ] = Formats.hub,
     debug: Debug = False,
 ) -> None:
-    """Write a version as files for other programs, held against the model before they are kept."""
+    """Write a version as files for other programs; graphs are held against the model before they are kept."""
     from flows.terminal import command, say
 
     with command(debug) as settings:

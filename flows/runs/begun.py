@@ -40,15 +40,20 @@ class Begun:
     overrides: tuple[str, ...]
     attempt: int
     mlflow_run_id: str
+    as_stage: bool = False
+    """Whether nobody but other experiments asked for it, as a teacher or a part."""
 
     @property
     def is_stage(self) -> bool:
         """Whether it makes a part of others: it is finished once it is trained."""
-        return self.family in STAGES
+        return self.as_stage or self.family in STAGES
 
 
-def note(experiment: Experiment, job: TrainingJob, run_id: str) -> None:
-    """Write into a run's folder how it was asked for; again is no harm."""
+def note(experiment: Experiment, job: TrainingJob, run_id: str, *, as_stage: bool = False) -> None:
+    """Write into a run's folder how it was asked for; again is no harm, and asked for itself once, it stays so."""
+    path = job.folder / FILE
+    if as_stage and path.exists():
+        as_stage = _read(path).as_stage
     begun = Begun(
         key=job.folder.name,
         experiment=experiment.file or experiment.name,
@@ -56,9 +61,10 @@ def note(experiment: Experiment, job: TrainingJob, run_id: str) -> None:
         overrides=experiment.overrides,
         attempt=job.plan.seed - experiment.training.seed,
         mlflow_run_id=run_id,
+        as_stage=as_stage,
     )
     job.folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(job.folder / FILE, asdict(begun))
+    atomic.write_json(path, asdict(begun))
 
 
 def meant(run: str) -> Begun:

@@ -109,7 +109,7 @@ class Share:
     @property
     def logit_bytes(self) -> float:
         """Two blocks of logits, or all that are kept and their slopes."""
-        rows = self.rows if self.rows * self.columns <= CELLS else ROWS
+        rows = self.rows if self.rows * self.columns <= CELLS else min(ROWS, self.rows)
         return 2 * 4 * rows * self.columns
 
     @property

@@ -166,6 +166,38 @@ def test_a_mirror_in_a_container_of_an_account_is_taken_as_it_is(tmp_path: Path)
     assert read(tmp_path / "home", DIPTYCH_CHECKPOINTS=address).mirror == address
 
 
+def test_a_cluster_and_its_token_are_where_jobs_go_and_a_child_goes_there_too(
+    tmp_path: Path,
+) -> None:
+    token = tmp_path / "cluster.token"
+    token.write_text("of the cluster")
+    named = {"DIPTYCH_RAY_ADDRESS": "http://head:8265", "DIPTYCH_RAY_TOKEN_PATH": str(token)}
+    settings = read(tmp_path / "home", **named)
+    settings.prepare()
+    assert settings.ray_address == "http://head:8265"
+    assert settings.child_environment()["RAY_AUTH_TOKEN_PATH"] == str(token)
+    assert token.read_text() == "of the cluster"
+    child = Settings.read(settings.child_environment())
+    assert (child.ray_address, child.ray_token_file) == ("http://head:8265", token)
+
+
+@pytest.mark.parametrize(
+    "address", ["ray://head:10001", "head:8265", "http://me:hunter2@head:8265"]
+)
+def test_a_cluster_that_is_no_http_address_is_refused_with_what_works(
+    tmp_path: Path, address: str
+) -> None:
+    with pytest.raises(SettingsError, match=r"DIPTYCH_RAY_ADDRESS.*http://head:8265") as caught:
+        read(tmp_path / "home", DIPTYCH_RAY_ADDRESS=address)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_clusters_token_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"DIPTYCH_RAY_TOKEN_PATH.*is no file"):
+        read(tmp_path / "home", DIPTYCH_RAY_TOKEN_PATH=str(tmp_path / "token"))
+    assert not (tmp_path / "token").exists()
+
+
 def test_a_password_stays_out_of_what_is_printed(tmp_path: Path) -> None:
     address = "postgresql+psycopg://me:hunter2@db/x"
     settings = read(tmp_path / "home", DIPTYCH_LEDGER_URL=address)

@@ -74,11 +74,12 @@ def rewind(folder: Path, checkpoints: Path, error: LossNotFinite, *, writes: boo
 
 
 def _note(folder: Path, checkpoints: Path, error: LossNotFinite, passed: list[int]) -> None:
-    atomic.write_json(folder / PASSED_OVER, [*passed, number(error.step, passed)])
     for path in sorted(checkpoints.glob("step-*"), reverse=True):
         if is_finite(path):
             break
         discard(path)
+    # Last: cut off before, the same step fails again; noted first, a checkpoint that is not finite would blame the next one.
+    atomic.write_json(folder / PASSED_OVER, [*passed, number(error.step, passed)])
     logging.getLogger(__name__).warning(
         "step %d is not finite: back to the last finite checkpoint, batch %d is passed over (%d of %d)",
         error.step, number(error.step, passed), len(passed) + 1, MOST,

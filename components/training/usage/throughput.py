@@ -6,6 +6,7 @@ Nothing here asks a GPU anything between reports.
 from __future__ import annotations
 
 import functools
+import re
 import resource
 import sys
 import time
@@ -75,6 +76,12 @@ class Meter:
         return values
 
 
+def data_sheet(name: str) -> float | None:
+    """FLOP/s of a GPU by the name its driver gives it, as "NVIDIA A100-SXM4-40GB"; None for one we do not know."""
+    words = re.split(r"[ -]", name)
+    return next((value for each, value in PEAKS.items() if each in words), None)
+
+
 @functools.cache
 def peak(device: torch.device, precision: str, threads: int) -> float:
     """FLOP/s that MFU is a share of: a known GPU's data sheet, else the best of a few products of square matrices here.
@@ -83,10 +90,9 @@ def peak(device: torch.device, precision: str, threads: int) -> float:
     threads: those it is measured with, which torch is set to already.
     """
     if device.type == "cuda" and precision != "fp32":
-        name = torch.cuda.get_device_name(device)
-        known = [value for each, value in PEAKS.items() if each in name]
+        known = data_sheet(torch.cuda.get_device_name(device))
         if known:
-            return known[0]
+            return known
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     side = 4096 if device.type == "cuda" else 512
     square = torch.ones(side, side, dtype=dtype, device=device)

@@ -8,8 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from components.training.folder import JOB
+from components.training.plan import TrainingPlan
+from components.training.training_job import TrainingJob
 from flows import decisions
 from flows.decisions import is_published
+from flows.experiment import read_experiment
 from flows.runs import begun
 from flows.runs.begun import Begun, RunFinished, meant
 from infra.settings import Settings
@@ -42,6 +46,24 @@ def test_a_registered_run_is_gone_on_with_until_its_mlflow_run_is_finished(regis
     registered.is_finished = True
     with pytest.raises(RunFinished, match="quick-1 is finished"):
         meant("quick-1")
+
+
+def test_a_family_that_was_trained_as_a_teacher_is_finished_without_a_version(registered, tmp_path):
+    """Else `train --resume` would go on with another experiment's teacher."""
+    job = TrainingJob(
+        family="clip", config={}, plan=TrainingPlan(steps=3, warmup_steps=0), shards=tmp_path,
+        folder=tmp_path / "home/runs/teacher-1",
+    )  # fmt: skip
+    begun.note(read_experiment("clip_tiny"), job, "m1", as_stage=True)
+    assert meant("teacher-1").is_stage
+    job.final.mkdir(parents=True)
+    (job.folder / JOB).write_text(json.dumps(job.to_dict()))
+    registered.is_finished = True
+    with pytest.raises(RunFinished):
+        meant("teacher-1")
+    begun.note(read_experiment("clip_tiny"), job, "m1")  # now somebody wants a version of it
+    begun.note(read_experiment("clip_tiny"), job, "m1", as_stage=True)
+    assert not meant("teacher-1").is_stage
 
 
 def test_no_next_seed_is_drawn_before_the_run_of_the_last_is_finished(registered):
