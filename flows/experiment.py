@@ -154,7 +154,7 @@ def check_name(path: Path) -> None:
     """Raise `ConfigError` for a file whose stem cannot name an experiment, and with it models."""
     if not _NAME.fullmatch(path.stem):
         raise ConfigError(
-            f"{_short(str(path))} cannot name models: a file's stem is lower-case letters, digits and _, at most "
+            f"{_short(path.name)} cannot name models: a file's stem is lower-case letters, digits and _, at most "
             f"{LONGEST_NAME}."
         )
 

@@ -71,7 +71,7 @@ class ByServers(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return ("servers", file, "ray")[_turn(ROOT / file)]
+        return ("servers", "ray", file)[_turn(ROOT / file)]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByServers:
@@ -80,15 +80,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByServers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Servers begin at once, for theirs is the longer half; Ray's come beside their end."""
+    """What cannot be divided begins at once; the rest is there for whoever is done first."""
     items.sort(key=lambda item: _turn(item.path))
 
 
 @cache
 def _turn(file: Path) -> int:
     if "pytest.mark.stack" not in file.read_text("utf-8"):
-        return 1
-    return 2 if "components" in file.relative_to(ROOT).parts else 0
+        return 2
+    return 1 if "components" in file.relative_to(ROOT).parts else 0
 
 
 @pytest.fixture(scope="session", autouse=True)
