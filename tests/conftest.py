@@ -97,6 +97,15 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """A command puts its settings into the process's environment: the next test, in any order, is not to inherit them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_samples() -> list[Sample]:
     """96 drawings of 16 coloured shapes, 32 px: train 56, val 14, test 14, val_concept 6, test_concept 6."""
