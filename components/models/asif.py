@@ -286,15 +286,14 @@ class Asif(nn.Module):
     def _lengths(self, side: Side) -> Tensor:
         """Of the anchors without their centre, (N,); measured once for as long as they stay what they are."""
         anchors_ND, centre_D = self._side(side)
-        state = (anchors_ND, anchors_ND._version)
-        known = self._measured.get(side)
-        if known is None or known[0][0] is not state[0] or known[0][1] != state[1]:
+        version, known = anchors_ND._version, self._measured.get(side)
+        if known is None or known[0] is not anchors_ND or known[1] != version:
             parts = [
                 torch.linalg.vector_norm(anchors_ND[start:end] - centre_D, dim=1)
                 for start, end in self._chunks()
             ]
-            known = self._measured[side] = state, torch.cat(parts)
-        return known[1]
+            known = self._measured[side] = anchors_ND, version, torch.cat(parts)
+        return known[2]
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
         for start in range(0, self.config.anchors, self.config.chunk):
@@ -347,7 +346,7 @@ class Asif(nn.Module):
         return {name: getattr(self, name) for name in ANCHOR_BUFFERS}
 
     def _hold(self, **anchors: Tensor) -> None:
-        self._measured: dict[Side, tuple[tuple[Tensor, int], Tensor]] = {}
+        self._measured: dict[Side, tuple[Tensor, int, Tensor]] = {}
         for name in ANCHOR_BUFFERS:
             self.register_buffer(name, anchors[name])
         self.config = replace(self.config, anchors=len(self.ids))

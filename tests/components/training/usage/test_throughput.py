@@ -88,6 +88,9 @@ def test_no_product_goes_far_beyond_the_peak():
     for _ in range(20):
         one @ one
         meter._steps += 1
-    assert (
-        0.02 < meter.read()["mfu"] < 3
-    )  # two measurements, on cores that others slow down in between
+    values = meter.read()
+    reached = values["tflops"] * 1e12
+    # The peak is measured once in a process, and that moment may have been slow: the better of then and now.
+    peak.cache_clear()
+    best = max(reached / values["mfu"], peak(CPU, "fp32", 1))
+    assert 0.02 < reached / best < 1.5
