@@ -9,7 +9,8 @@ import time
 from http import HTTPStatus
 from typing import Any
 
-from infra.settings import HOST, Settings
+from infra.settings import Settings
+from infra.variables import HOST
 
 TIMEOUT_S = 10
 BUSY_S = 0.25

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from infra.settings import HOST
+from infra.variables import HOST
 
 
 class PortInUse(RuntimeError):

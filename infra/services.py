@@ -13,7 +13,8 @@ from pathlib import Path
 
 from infra.http_json import ask, ask_prefect
 from infra.ports import free_ports
-from infra.settings import HOST, LOOPBACK_NAMES, WORK_POOL, Settings
+from infra.settings import WORK_POOL, Settings
+from infra.variables import HOST, LOOPBACK_NAMES
 
 OBJECT_STORE_BYTES = 512 * 2**20  # batches live in the workers; the store carries only reports
 

@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
-import stat
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
-HOST = "127.0.0.1"
-LOOPBACK_NAMES = (HOST, "localhost")
+from infra.ray_token import make_token
+from infra.variables import (
+    HOST,
+    LOOPBACK_NAMES,
+    check_distinct,
+    check_home,
+    check_host,
+    check_ledger,
+    check_port,
+    read_cluster,
+    read_mirror,
+    read_port,
+    read_token,
+)
+
 WORK_POOL = "diptych"
 
 PORT_VARIABLES = {
@@ -68,10 +77,6 @@ SAFE_DEFAULTS = {
 }
 
 
-class SettingsError(ValueError):
-    """A setting that cannot work; the text says which variable, what came and what works."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Addresses and folders of one local stack. Build it with ``Settings.read()``."""
@@ -97,16 +102,11 @@ class Settings:
     """The environment it was read from: what a child inherits under the safe defaults."""
 
     def __post_init__(self) -> None:
-        _check_home(self.home)
+        check_home(self.home)
         for name, variable in PORT_VARIABLES.items():
-            _check_port(variable, getattr(self, name))
-        _check_distinct({variable: getattr(self, n) for n, variable in PORT_VARIABLES.items()})
-        if self.ledger_address and not self.ledger_address.startswith(("sqlite:///", "postgresql")):
-            raise SettingsError(
-                "DIPTYCH_LEDGER_URL names no known database "
-                f"({self.ledger_address.split(':', maxsplit=1)[0]!r}). What works: "
-                "sqlite:////absolute/path.db or postgresql+psycopg://…; unset means SQLite in the home."
-            )
+            check_port(variable, getattr(self, name))
+        check_distinct({variable: getattr(self, n) for n, variable in PORT_VARIABLES.items()})
+        check_ledger(self.ledger_address)
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -115,11 +115,11 @@ class Settings:
 
         Raises SettingsError where a value cannot work. Reads only; ``prepare`` makes the folders.
         """
-        _check_host(environ.get("DIPTYCH_HOST", HOST))
+        check_host(environ.get("DIPTYCH_HOST", HOST))
         repo = Path(__file__).resolve().parents[1]
         home = Path(environ.get("DIPTYCH_HOME") or repo / ".diptych").expanduser()
         ports = {
-            name: _read_port(variable, environ[variable])
+            name: read_port(variable, environ[variable])
             for name, variable in PORT_VARIABLES.items()
             if environ.get(variable)
         }
@@ -127,9 +127,9 @@ class Settings:
             home=home.resolve(),  # one name for one folder: what is ours is known by it
             repo=repo,
             ledger_address=environ.get("DIPTYCH_LEDGER_URL", ""),
-            mirror=_read_mirror(environ.get("DIPTYCH_CHECKPOINTS", "")),
-            ray_cluster=_read_cluster(environ.get("DIPTYCH_RAY_ADDRESS", "")),
-            ray_token=_read_token(environ.get("DIPTYCH_RAY_TOKEN_PATH", "")),
+            mirror=read_mirror(environ.get("DIPTYCH_CHECKPOINTS", "")),
+            ray_cluster=read_cluster(environ.get("DIPTYCH_RAY_ADDRESS", "")),
+            ray_token=read_token(environ.get("DIPTYCH_RAY_TOKEN_PATH", "")),
             inherited=dict(environ),
             **ports,
         )
@@ -193,7 +193,7 @@ class Settings:
         for folder in (self.runs, self.captions, self.artifacts, self.logs, self.pages):
             folder.mkdir(exist_ok=True)
         if self.ray_token is None:
-            _make_token(self.ray_token_file)
+            make_token(self.ray_token_file)
 
     def child_environment(self) -> dict[str, str]:
         """The whole environment for a process of the platform: what is inherited, made safe.
@@ -239,120 +239,3 @@ class Settings:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _read_port(variable: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise SettingsError(
-            f"{variable}={text!r} is not a port. What works: a whole number from 1024 to 65535."
-        ) from None
-
-
-def _read_cluster(text: str) -> str:
-    if not text:
-        return text
-    address = urlsplit(text)
-    if address.scheme not in ("http", "https") or not address.hostname or address.username:
-        # The text is left out: it may hold a password.
-        raise SettingsError(
-            f"DIPTYCH_RAY_ADDRESS is no address of a Ray that trains (it begins with {address.scheme or 'no scheme'!r}). "
-            "What works: the http address of its dashboard, as http://head:8265, with its token in the file that "
-            "DIPTYCH_RAY_TOKEN_PATH names; unset trains on the Ray of `diptych up`."
-        )
-    return text
-
-
-def _read_token(text: str) -> Path | None:
-    file = Path(text).expanduser().absolute() if text else None
-    if file is not None and not file.is_file():
-        raise SettingsError(
-            f"DIPTYCH_RAY_TOKEN_PATH={text!r} is no file. What works: the file with the token that the Ray of "
-            "DIPTYCH_RAY_ADDRESS was started with; unset makes one for the Ray of `diptych up`."
-        )
-    return file
-
-
-def _read_mirror(text: str) -> str:
-    """An address as it is; a folder as an absolute path, for workers start elsewhere."""
-    scheme, separator, rest = text.partition("://")
-    # It stands in job.json and in warnings; so the text of this error leaves it out too.
-    user, at, _ = rest.partition("/")[0].rpartition("@")  # abfs://container@account has no secret
-    if (at and ":" in user) or (separator and "?" in rest):
-        raise SettingsError(
-            "DIPTYCH_CHECKPOINTS holds a password or key, which would be written down beside each run. What works: the "
-            "address alone, as s3://bucket/prefix, and the keys where the store's own client looks for them "
-            "(AWS_ACCESS_KEY_ID, ~/.aws/credentials)."
-        )
-    if not text or (separator and scheme.replace("+", "").isalnum()):
-        return text
-    folder = Path(text).expanduser().absolute()
-    if separator or (folder.exists() and not folder.is_dir()):
-        raise SettingsError(
-            f"DIPTYCH_CHECKPOINTS={text!r} is no place for checkpoints. What works: a folder, or an address as "
-            "s3://bucket/prefix; unset copies them nowhere."
-        )
-    return str(folder)
-
-
-def _check_port(variable: str, port: int) -> None:
-    if not 1024 <= port <= 65535:
-        raise SettingsError(
-            f"{variable}={port} is out of range. What works: 1024 to 65535 (below needs root)."
-        )
-
-
-def _check_distinct(ports: Mapping[str, int]) -> None:
-    for variable, port in ports.items():
-        others = [v for v, p in ports.items() if p == port and v != variable]
-        if others:
-            raise SettingsError(
-                f"{variable} and {others[0]} are both {port}. Give each service a port of its own."
-            )
-
-
-def _check_host(host: str) -> None:
-    # No service of the local stack asks who is calling, but Ray (by token). A browser on the same
-    # machine can then use Prefect's form with no password; any other machine must stay out.
-    if host not in LOOPBACK_NAMES:
-        raise SettingsError(
-            f"DIPTYCH_HOST={host!r} would open servers without a login to the network. "
-            f"What works: {HOST}, or leave it unset. From another machine use an SSH tunnel: "
-            "ssh -L 4200:127.0.0.1:4200 -L 5000:127.0.0.1:5000 this-machine."
-        )
-
-
-def _check_home(home: Path) -> None:
-    if any(character in str(home) for character in "?#%\n\x00"):  # they end or change an SQLite URL
-        raise SettingsError(
-            f"DIPTYCH_HOME={str(home)!r} holds one of ? # % or a line break, which a database "
-            "address cannot carry. Choose a folder without them."
-        )
-    if home.exists() and not home.is_dir():
-        raise SettingsError(
-            f"DIPTYCH_HOME={home} is a file. What works: a folder, or a path that is free."
-        )
-
-
-def _make_token(path: Path) -> None:
-    """A random token that only its user can read; one that is there is kept, its mode mended."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".token.")  # 0600 from the start
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
-        os.link(temporary, path)  # whole or absent, and never over one that is there
-    except FileExistsError:
-        _check_token(path)
-    finally:
-        Path(temporary).unlink()
-
-
-def _check_token(path: Path) -> None:
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or not found.st_size:
-        raise SettingsError(
-            f"{path} should be Ray's token, a file of yours; it is empty, a link or another "
-            "user's. Remove it: the next start makes a new one."
-        )
-    path.chmod(0o600)

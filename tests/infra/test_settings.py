@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.settings import PORT_VARIABLES, SAFE_DEFAULTS, Settings, SettingsError
+from infra.settings import PORT_VARIABLES, SAFE_DEFAULTS, Settings
+from infra.variables import SettingsError
 
 # What each default has to come out as, read by the system it is meant for. A name that its system
 # no longer knows fails here too.
