@@ -215,7 +215,8 @@ def _await(settings: Settings, service: Service, patience_s: float) -> None:
         ailment = service.ailment(settings, entry.began_s)
         return ailment is None or not processes.is_alive(entry.started)
 
-    in_time = processes.wait_until(settled, patience_s)
+    # Seldom: each look at Prefect writes a token, beside which it refuses who else writes.
+    in_time = processes.wait_until(settled, patience_s, every_s=0.5)
     if ailment is not None:
         why = f"is not well after {patience_s:.0f} s" if not in_time else "ended while it started"
         raise ServiceFailed(

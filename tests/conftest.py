@@ -34,6 +34,7 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -55,6 +56,10 @@ from registry.tracking import Tracking
 
 # A shell that starts the tests in the background has SIGINT ignored, and every child would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A machine that stalls is no failure.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 ROOT = Path(__file__).parents[1]
 TINY_PX = 32

@@ -53,7 +53,7 @@ class Place:
             env=environ,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=600,
         )
 
     def night(self, *flags, **variables):

@@ -240,10 +240,12 @@ def test_help_names_every_command_and_families_every_family(home):
 def test_the_installed_command_ends_as_the_function_does(home):
     """Through a real process once: what CliRunner cannot see are the exit code and streams of `main`."""
     run = [sys.executable, "-m", "flows.cli"]
-    done = subprocess.run([*run, "status"], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*run, "status"], check=False, capture_output=True, text=True, timeout=300
+    )
     assert (done.returncode, done.stderr) == (0, "")
     done = subprocess.run(
-        [*run, "train", "nope"], check=False, capture_output=True, text=True, timeout=60
+        [*run, "train", "nope"], check=False, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("diptych: No experiment")

@@ -45,7 +45,7 @@ def run(home, *words, fail=""):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
 
 

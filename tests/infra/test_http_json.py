@@ -49,7 +49,9 @@ def test_a_prefect_whose_file_was_held_is_asked_again(busy) -> None:
 
 
 def test_one_that_stays_busy_is_told_so_in_the_end(busy, monkeypatch) -> None:
-    monkeypatch.setattr(http_json, "BUSY_PATIENCE_S", 0.5)
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr(http_json, "time", clock)
     busy.times = 1000
     assert ask_prefect(busy, "/work_pools/", {})[0] == 503
-    assert 1 < busy.posts < 10
+    assert busy.posts == 42, "every quarter of a second, for ten"

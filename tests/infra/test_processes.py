@@ -85,7 +85,7 @@ def test_an_orphan_with_another_environment_goes_by_its_session(
     child = psutil.Process(int((tmp_path / "out.log").read_text().split()[1]))
     assert wait_until(lambda: not is_alive(started), 10)
     stop(mark, started, patience_s=0)
-    assert wait_until(lambda: not child.is_running() or child.status() == "zombie", 5)
+    assert wait_until(lambda: not child.is_running() or child.status() == "zombie", 30)
 
 
 def test_one_that_ignores_sigterm_is_killed(begin: Starter, mark: str, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_service_can_be_interrupted_though_its_starter_cannot(
         signal.signal(signal.SIGINT, before)
     assert said(tmp_path, "ready")
     os.kill(started.pid, signal.SIGINT)
-    assert wait_until(lambda: not is_alive(started), 5)
+    assert wait_until(lambda: not is_alive(started), 30)
 
 
 def test_the_log_of_before_is_kept(begin: Starter, mark: str, tmp_path: Path) -> None:
@@ -162,6 +162,7 @@ def test_the_log_of_before_is_kept(begin: Starter, mark: str, tmp_path: Path) ->
     assert (tmp_path / "out.log.previous").read_text() == "first\n"
 
 
-def test_members_are_those_with_the_mark(begin: Starter, mark: str) -> None:
-    started = begin(SLEEP)
+def test_members_are_those_with_the_mark(begin: Starter, mark: str, tmp_path: Path) -> None:
+    started = begin(f"print('ready', flush=True); {SLEEP}")
+    assert said(tmp_path, "ready")
     assert [p.pid for p in members(mark, None)] == [started.pid]

@@ -315,7 +315,7 @@ def prepared(tmp_path_factory) -> Path:
 BURSTS = st.tuples(st.integers(2, 5), st.integers(1, 8), st.sampled_from([False] * 9 + [True]))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(schedule=st.lists(BURSTS, max_size=12))
 def test_no_interleaving_and_no_death_leaves_two_winners_or_an_unapproved_champion(
     prepared, tmp_path_factory, schedule

@@ -27,6 +27,7 @@ from components.records import Report, Revision, Shards
 from components.training import progress
 from components.training.checkpoints.checkpoint import verify
 from components.training.progress import read
+from infra.processes import wait_until
 from registry.follower import Follower, following
 from registry.tracking import Tracking, TrackingUnreachable
 from registry.versions import Versions
@@ -169,11 +170,11 @@ def test_a_store_without_a_server_has_no_pages(tracking):
 def test_a_training_is_followed_while_it_runs_and_every_point_is_there_once(tracking, tmp_path):
     run_id, file = tracking.open_run("k1", "night"), tmp_path / "progress.jsonl"
     with tracking.follow(file, run_id, poll_s=0.05) as follower:
-        for step in range(1, 21):
+        for step in range(1, 11):
             progress.append(file, step, {"loss": 1 / step, "lr": 0.1})
-            time.sleep(0.02)
-        early = len(history(tracking, run_id, "loss"))
-    assert early > 0
+        assert wait_until(lambda: bool(history(tracking, run_id, "loss")), 60)
+        for step in range(11, 21):
+            progress.append(file, step, {"loss": 1 / step, "lr": 0.1})
     assert follower.unsynced == 0
     assert history(tracking, run_id, "loss") == [(step, 1 / step) for step in range(1, 21)]
     assert len(history(tracking, run_id, "lr")) == 20
@@ -256,12 +257,12 @@ def refused_within_s(address: str, said: str) -> float:
 
 
 def test_an_mlflow_that_is_not_there_is_named_with_what_starts_it():
-    assert refused_within_s(f"http://127.0.0.1:{free_port()}", "ConnectionRefused") < 5
+    assert refused_within_s(f"http://127.0.0.1:{free_port()}", "ConnectionRefused") < 20
 
 
 def test_an_address_that_hangs_is_named_too():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert refused_within_s(f"http://127.0.0.1:{silent.getsockname()[1]}", "timed out") < 6
+        assert refused_within_s(f"http://127.0.0.1:{silent.getsockname()[1]}", "timed out") < 20
 
 
 class Stranger(BaseHTTPRequestHandler):
@@ -301,7 +302,7 @@ def mlflow_server(store: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_for(uri: str, experiment: str) -> Tracking:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while True:
         try:
             return Tracking(uri, experiment)
@@ -325,7 +326,7 @@ def test_a_server_that_dies_in_a_training_loses_no_point_and_doubles_none(
         run_id = tracking.open_run("k1", "night")
         with tracking.follow(file, run_id, poll_s=0.05) as follower:
             progress.append(file, 1, {"loss": 1.0})
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while follower.unsynced and time.monotonic() < deadline:
                 time.sleep(0.05)
         assert follower.unsynced == 0

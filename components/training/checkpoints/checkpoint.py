@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import secrets
 import shutil
 import tempfile
@@ -194,7 +195,11 @@ def latest(
     for path in sorted(folder.glob(f"{_STEP}*"), reverse=True):
         try:
             return verify(path)
-        except CheckpointDamaged as error:
+        except (CheckpointDamaged, FileNotFoundError) as error:
+            if not os.path.lexists(path):  # swept away meanwhile: there are newer ones
+                return latest(folder, on_damaged)
+            if not isinstance(error, CheckpointDamaged):
+                raise
             tell(error)
     return None
 

@@ -160,7 +160,7 @@ def test_more_bytes_than_the_limit_are_refused_unread() -> None:
         read_picture(b"\0" * (MAX_BYTES + 1))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(["PNG", "JPEG", "WEBP"]),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),

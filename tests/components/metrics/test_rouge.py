@@ -66,7 +66,7 @@ sentence = st.lists(st.sampled_from("abcd"), max_size=12).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(sentence, sentence), min_size=1, max_size=4))
 def test_lengths_equal_the_textbooks_table(pairs):
     stats = rouge.statistics([left for left, _ in pairs], [[right] for _, right in pairs])

@@ -17,7 +17,7 @@ def _found(values_BN: torch.Tensor, k: int, block: int) -> tuple[torch.Tensor, t
     return nearest.found()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**16), rows=st.integers(1, 4), columns=st.integers(1, 60),
     k=st.integers(1, 12), block=st.integers(1, 20), levels=st.integers(1, 30),

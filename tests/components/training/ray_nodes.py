@@ -35,7 +35,7 @@ print(train(job, launcher="jobs", address=sys.argv[2], on_line=lambda line: prin
 """
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 240.0) -> float:
+def wait_until(condition: Callable[[], object], limit_s: float = 480.0) -> float:
     """Seconds until it was so."""
     began_s = time.monotonic()
     while not condition():
@@ -63,6 +63,7 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_RAYLET_START_WAIT_TIME_S": "60",
             "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
             **settings,
         }
         head = ["--head", "--port", self.gcs, "--dashboard-host", host]
@@ -78,22 +79,33 @@ class Cluster:
         return node
 
     def is_up(self) -> bool:
-        """Whether its Jobs API listens."""
-        assert self.nodes[0].poll() is None, (self.temp / "log").read_text()
+        """Whether every node has joined, and the Jobs API listens."""
+        said = (self.temp / "log").read_text()
+        assert self.nodes[0].poll() is None, said
+        if said.count("Ray runtime started.") < len(self.nodes):
+            return False
         words = (
             "-c",
             f"import socket; socket.create_connection(({self._host!r}, {self.dashboard}), 1)",
         )
         return not subprocess.run([*self._prefix, sys.executable, *words], capture_output=True, check=False).returncode  # fmt: skip
 
-    def start(self, job: TrainingJob) -> subprocess.Popen[str]:
+    @contextlib.contextmanager
+    def start(self, job: TrainingJob) -> Iterator[subprocess.Popen[str]]:
         """A process of its own that trains a job through this Ray, and prints its checkpoint's digest."""
         file = job.folder.with_suffix(".json")
         file.write_text(json.dumps(job.to_dict()))
-        return subprocess.Popen(
+        caller = subprocess.Popen(
             [*self._prefix, sys.executable, "-c", THROUGH_JOBS, str(file), self.address],
             cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        try:
+            yield caller
+        finally:  # a test that failed does not wait for its training
+            caller.kill()
+            caller.wait()
+            for stream in (caller.stdout, caller.stderr):
+                stream.close()
 
     def processes(self, *names: str, node: int = 0) -> list[psutil.Process]:
         """Processes of a node whose command line holds one of these."""
@@ -128,7 +140,9 @@ class Cluster:
 
 
 def kill_tree(started: subprocess.Popen[bytes]) -> None:
-    """Kill a process with all that it started, and wait for them."""
+    """Kill a process with all that it started, and wait for them; again is no harm."""
+    if started.poll() is not None:
+        return
     with contextlib.suppress(psutil.Error):
         top = psutil.Process(started.pid)
         tree = [*top.children(recursive=True), top]

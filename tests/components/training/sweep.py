@@ -1,7 +1,9 @@
-"""Run one sweep in a process of its own, so that a test can kill it: `python …/sweep.py SHARDS FOLDER TRIALS`."""
+"""Run one sweep in a process of its own, so that a test can kill it: `python …/sweep.py SHARDS FOLDER TRIALS DIES_AT_SETTLED`."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from components.evaluation.plan import EvaluationPlan
 from components.training.plan import TrainingPlan
 from components.training.ray_tuner import tune
 from components.training.sweeps.search import Search
-from components.training.sweeps.trials import Sweep
+from components.training.sweeps.trials import Sweep, Trial
 from components.training.training_job import TrainingJob
 from tests.components.training.small_clip import CONFIG
 
@@ -34,10 +36,15 @@ def sweep_of(shards: Path, folder: Path, trials: int, **changes: object) -> Swee
     )
 
 
-def main(shards: str, folder: str, trials: str) -> None:
+def main(shards: str, folder: str, trials: str, dies_at: str) -> None:
     sweep = sweep_of(Path(shards), Path(folder), int(trials))
+
+    def die(_: Trial) -> None:
+        if sum(trial.settled for trial in sweep.trials()) >= int(dies_at):
+            os.kill(os.getpid(), signal.SIGKILL)
+
     objective = Objective(metric="loss", shards=Path(shards), plan=EvaluationPlan())
-    print(tune(sweep, objective).key)
+    print(tune(sweep, objective, die).key)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ PLAN = TrainingPlan(
     workers=2,
 )  # fmt: skip
 # Longer than the group waits, or this shows nothing; that is as long as two starting processes may be apart here.
-GROUP_S, MIRROR_S = 5, 7
+GROUP_S, MIRROR_S = 8, 10
 WORK = f"""
 import sys, time
 from datetime import timedelta

@@ -241,6 +241,25 @@ def test_the_newest_good_one_is_found_and_the_damaged_ones_are_named(trained, tm
     assert [made[1].path.name in told[1], "weights.safetensors" in told[1]] == [True, True]
 
 
+def test_one_that_is_swept_away_while_it_is_read_gives_way_to_a_newer_one(
+    trained, tmp_path, monkeypatch
+):
+    model, state, rest = trained
+    for step in (1, 2):
+        save(tmp_path, model, state, step=step, **rest)
+    check = marker.check_files
+
+    def swept_meanwhile(folder: Path, content: object) -> None:
+        monkeypatch.setattr(marker, "check_files", check)
+        save(tmp_path, model, state, step=3, **rest)
+        sweep(tmp_path, keep=1)
+        check(folder, content)
+
+    monkeypatch.setattr(marker, "check_files", swept_meanwhile)
+    found = latest(tmp_path, lambda error: pytest.fail(f"nothing is damaged: {error}"))
+    assert found is not None and found.step == 3
+
+
 def test_a_damaged_checkpoint_is_replaced_by_saving_its_step_again(trained, tmp_path):
     model, state, rest = trained
     made = save(tmp_path, model, state, step=3, **rest)

@@ -70,7 +70,7 @@ def test_a_process_that_ignores_its_end_is_killed_and_others_are_not(tmp_path):
     try:
         found = processes_of(tmp_path / "mine")
         assert [process.pid for process in found] == [ours.pid]
-        end(found, patience_s=0.2)
+        end(found, patience_s=1.0)
         assert not psutil.pid_exists(ours.pid)
         assert other.poll() is None
     finally:

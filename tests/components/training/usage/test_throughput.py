@@ -80,6 +80,12 @@ def test_a_gpu_is_known_by_its_whole_name(name, known):
 
 
 def test_no_product_goes_far_beyond_the_peak():
+    # A moment may be slow: a wrong count is wrong in each.
+    assert any(0.02 < share_of_the_peak() < 1.5 for _ in range(5))
+
+
+def share_of_the_peak() -> float:
+    """What some products reached, of what the machine can do."""
     one = torch.ones(384, 384)
     meter = Meter(TrainingPlan(batch_size=2), CPU)
     with meter.counting():
@@ -93,4 +99,4 @@ def test_no_product_goes_far_beyond_the_peak():
     # The peak is measured once in a process, and that moment may have been slow: the better of then and now.
     peak.cache_clear()
     best = max(reached / values["mfu"], peak(CPU, "fp32", 1))
-    assert 0.02 < reached / best < 1.5
+    return reached / best
