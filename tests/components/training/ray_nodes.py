@@ -61,7 +61,6 @@ class Cluster:
             **os.environ,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_RAYLET_START_WAIT_TIME_S": "60",
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             **settings,
