@@ -239,6 +239,7 @@ def test_cancelling_a_run_stops_its_ray_job_with_a_checkpoint_and_frees_its_work
     jobs = ask(platform.ray_port, "/api/jobs/", headers=token)[1]
     assert not [job for job in jobs if job["status"] in ("PENDING", "RUNNING")]
     print(f"cancelled: workers gone after {freed_s:.1f} s")
+    assert freed_s < 15
 
 
 @pytest.mark.faults
@@ -278,8 +279,7 @@ def test_cancelling_a_sweep_frees_its_processes_and_it_goes_on_with_what_its_tri
     assert processes.wait_until(lambda: not any(map(lives, at_work)), ENDING_S)
     freed_s = time.monotonic() - cancelled_s
     # The flow's own process closes the trials in MLflow first.
-    gone = lambda: not any(map(lives, [*begun, *processes_of(run)]))  # noqa: E731
-    assert processes.wait_until(gone, ENDING_S)
+    assert processes.wait_until(lambda: not any(map(lives, [*begun, *processes_of(run)])), ENDING_S)
     assert comes_to(platform, run, "CANCELLED", ENDING_S)
     assert ended_in_order(platform, run)
     before = known()

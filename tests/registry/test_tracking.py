@@ -326,10 +326,7 @@ def test_a_server_that_dies_in_a_training_loses_no_point_and_doubles_none(
         run_id = tracking.open_run("k1", "night")
         with tracking.follow(file, run_id, poll_s=0.05) as follower:
             progress.append(file, 1, {"loss": 1.0})
-            deadline = time.monotonic() + 60
-            while follower.unsynced and time.monotonic() < deadline:
-                time.sleep(0.05)
-        assert follower.unsynced == 0
+            assert wait_until(lambda: follower.unsynced == 0, 60)
     with tracking.follow(file, run_id, poll_s=0.05, patience_s=10) as follower:
         progress.append(file, 2, {"loss": 0.5})
         time.sleep(0.3)

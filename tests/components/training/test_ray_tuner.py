@@ -59,9 +59,8 @@ def test_a_sweep_killed_with_its_trials_goes_on_and_trains_nothing_twice(
     # Each process of trials dies at the end of its second training; Tune starts another in its place.
     first = start(tiny_shards.path, tmp_path, DIPTYCH_FAIL="trial.trained:2")
     assert first.wait(timeout=480) == -signal.SIGKILL
-    for (
-        trial
-    ) in sweep.trials():  # a trial's process outlives the sweep's for a moment, and may settle it
+    # A trial's process outlives the sweep's for a moment, and may settle it.
+    for trial in sweep.trials():
         with held(sweep.place(trial.key), patience_s=60):
             pass
     settled = [trial for trial in sweep.trials() if trial.settled]
